@@ -1,0 +1,1 @@
+"""Where cells run: each executor takes jobs and yields records."""

@@ -1,0 +1,305 @@
+"""What backbones, datasets, strategies and `execute` hand each other; torch in annotations only.
+
+Sources and strategies are importable without torch, since the parent process asks them for names,
+specs and files; they import torch inside `load` and `adapt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+
+from bench.record import (
+    BackboneInfo,
+    Effective,
+    EpochPoint,
+    Preprocessing,
+    Progress,
+    Selection,
+)
+from bench.spec import BackboneSpec, DatasetSpec, Numerics, StrategySpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+    from bench.artifacts import ArtifactCache
+
+Emit: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that is not on this machine and must be downloaded.
+
+    Attributes:
+        what: E.g. ``weights of timm/resnet50.a1_in1k``.
+        how: A command or a place that provides it.
+        num_bytes: Its size where known.
+        downloadable: Whether a run would fetch it by itself, given a network.
+    """
+
+    what: str
+    how: str
+    num_bytes: int | None = None
+    downloadable: bool = True
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files a spec stands for, found without torch and without a network.
+
+    Attributes:
+        files: Their size and time stamp decide whether a remembered key still holds.
+        missing: What is not here.
+        packages: Distributions whose version can change the numbers.
+    """
+
+    files: tuple[Path, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A consecutive part of a backbone.
+
+    Attributes:
+        modules: Dotted paths of its modules, each whole: their parameters belong to no other stage.
+        parameters: Dotted names of parameters of its own that lie in no such module (``cls_token``).
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded feature extractor.
+
+    Attributes:
+        module: Normalised inputs, shape (B, 3, H, W), float -> features, shape (B, D), float.
+        stages: In order from input to output; together they own every parameter exactly once.
+        trainable: False for extractors with nothing to adapt (``plain/…``).
+    """
+
+    module: torch.nn.Module
+    info: BackboneInfo
+    preprocessing: Preprocessing
+    stages: tuple[Stage, ...]
+    trainable: bool = True
+
+
+class BackboneSource(Protocol):
+    """One place backbones come from; importable without torch."""
+
+    prefix: ClassVar[str]
+
+    def names(self) -> Sequence[str]:
+        """Return every pretrained name, with the prefix, sorted; empty when they are not listable."""
+        ...
+
+    def check(self, spec: BackboneSpec) -> str | None:
+        """Return what is wrong with a spec beyond an unknown name, or None."""
+        ...
+
+    def locate(self, spec: BackboneSpec) -> Located:
+        """Return the files a spec stands for, without network and without torch."""
+        ...
+
+    def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
+        """Return the backbone, weights loaded completely.
+
+        Args:
+            spec: What to load.
+            image_size: Height and width in pixels; None is the backbone's own.
+            seed: Draws the weights of ``weights: random``.
+
+        Raises:
+            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMismatchError: Tensors that did not load, by name.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A part of a dataset as its source delivers it.
+
+    Attributes:
+        ids: Stable and unique within the dataset.
+        labels: Class index per example, int64, shape (N,).
+        contents: Digest of each example's bytes.
+        read: Position -> RGB image; called from several threads.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    contents: tuple[str, ...]
+    read: Callable[[int], Image]
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """Labelled examples before any split is drawn.
+
+    Attributes:
+        parts: ``train`` always; ``val`` and ``test`` where the source has them.
+        fingerprint: Digest of ids, labels and contents of all parts.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    parts: Mapping[str, Examples]
+    fingerprint: str
+    num_corrupt: int = 0
+    corrupt: tuple[str, ...] = ()
+
+
+class DatasetSource(Protocol):
+    """One place datasets come from; importable without torch."""
+
+    prefix: ClassVar[str]
+
+    def names(self) -> Sequence[str]:
+        """Return every name, with the prefix, sorted; empty when they are not listable."""
+        ...
+
+    def check(self, spec: DatasetSpec) -> str | None:
+        """Return what is wrong with a spec beyond an unknown name, or None."""
+        ...
+
+    def locate(self, spec: DatasetSpec) -> Located:
+        """Return the files a spec stands for, without network and without torch."""
+        ...
+
+    def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
+        """Return the examples; content digests may be remembered in the cache.
+
+        Raises:
+            DatasetError: Not found, unreadable, or more corrupt than the spec allows.
+        """
+        ...
+
+
+class Pool(Protocol):
+    """Decoded inputs of a dataset at one size, shared by every split, seed and shot count.
+
+    Attributes:
+        digest: Identifies the decoded content of every row.
+    """
+
+    digest: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return decoded inputs for the rows, uint8, shape (B, H, W, 3), decoding what is not yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split.
+
+    Attributes:
+        rows: Row of each example in the pool, int64, shape (N,).
+        labels: Class index, int64, shape (N,).
+        ids_digest: Digest of the ids, in order.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    pool: Pool
+    rows: np.ndarray
+    ids_digest: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Runtime(Protocol):
+    """What a strategy needs of the machine it runs on."""
+
+    device: torch.device
+    num_threads: int
+    numerics: Numerics
+    cache: ArtifactCache
+    emit: Emit
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Time a phase of the cell and announce it; phases may nest, each counts its own time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a strategy may see. There is no test split here, by construction."""
+
+    backbone: Backbone
+    train: Split
+    val: Split | None
+    num_classes: int
+    seed: int
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A strategy's result, ready for evaluation and for the profile.
+
+    Attributes:
+        predict: Split -> logits, shape (N, K), float32, on the CPU.
+        classifier: The deployable model: normalised inputs -> logits (B, K); None if there is none.
+        training_step: Makes the plain training step for the profile: a callable that takes normalised
+            inputs and labels on the device and returns nothing; None if the strategy takes no steps.
+        num_trainable_parameters: Parameters that received gradients or a fit, head included.
+        num_parameters: Backbone and head.
+    """
+
+    predict: Callable[[Split], torch.Tensor]
+    effective: Effective
+    num_parameters: int
+    num_trainable_parameters: int
+    classifier: torch.nn.Module | None = None
+    training_step: Callable[[], Callable[[torch.Tensor, torch.Tensor], None]] | None = None
+    selection: Selection | None = None
+    curve: tuple[EpochPoint, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+class Strategy(Protocol):
+    """One way to adapt a backbone; importable without torch.
+
+    Attributes:
+        Spec: The strategy's fields as they stand in a suite.
+        version: Raised when the same spec gives other numbers.
+        summary: One line: what trains, what it costs, when to use it.
+        trains_backbone: Whether backbone parameters change; impossible for ``plain/…``.
+    """
+
+    Spec: ClassVar[type[StrategySpec]]
+    version: ClassVar[int]
+    summary: ClassVar[str]
+    trains_backbone: ClassVar[bool]
+
+    def needs_val(self, spec: StrategySpec) -> bool:
+        """Return whether there is anything to choose on val."""
+        ...
+
+    def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
+        """Return the adapted model; everything is chosen on val.
+
+        Raises:
+            DivergedError: Every point of the grid diverged.
+            StrategyError: The backbone or the data does not allow this strategy.
+        """
+        ...

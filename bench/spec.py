@@ -1,0 +1,281 @@
+"""Suite, cell and strategy as frozen models, also the JSON Schema of the YAML; knows no files."""
+
+import re
+from enum import StrEnum
+from itertools import product
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
+
+T = TypeVar("T")
+Grid = Annotated[tuple[T, ...], Field(min_length=1)]
+"""Values tried inside one cell and chosen on val; a field that takes it is typed ``T | Grid[T]``."""
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def parse_duration(value: Any) -> Any:
+    """Return seconds for ``90``, ``90s``, ``2h`` or ``1h30m``.
+
+    Raises:
+        ValueError: The text is not a duration.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if not match or not any(match.groups()):
+        raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, comparable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Named(Frozen):
+    """A mapping with a name, for which the bare name may stand."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Numerics(StrEnum):
+    """The numerics policy asked for; `auto` measures and keeps the fastest that agrees with fp32."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class BackboneSpec(_Named):
+    """A pretrained feature extractor as the suite names it.
+
+    Attributes:
+        name: ``source/model``, e.g. ``timm/resnet50.a1_in1k`` or ``torchvision/resnet50@IMAGENET1K_V2``.
+        weights: ``random`` is the control that is trained from scratch, always labelled as such.
+        checkpoint: A local file of weights to load instead of the source's own.
+        revision: The hub revision (branch, tag or commit) to load.
+        trust_remote_code: Allow code from the hub repository to run.
+        mean: Per-channel mean that replaces the backbone's own; one number stands for all three.
+        std: Likewise the standard deviation.
+    """
+
+    name: str
+    weights: Literal["pretrained", "random"] = "pretrained"
+    checkpoint: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    mean: float | tuple[float, float, float] | None = None
+    std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+    @property
+    def label(self) -> str:
+        """The name in tables: control and checkpoint are part of it."""
+        if self.weights == "random":
+            return f"{self.name} (random)"
+        if self.checkpoint:
+            return f"{self.name} ({self.checkpoint.rsplit('/', 1)[-1]})"
+        return self.name if self.revision is None else f"{self.name} ({self.revision})"
+
+
+class DatasetSpec(_Named):
+    """Labelled examples as the suite names them.
+
+    Attributes:
+        name: ``digits``, ``torchvision/Flowers102``, ``folder:~/photos``, …
+        image_size: Height and width in pixels; wins over the suite's.
+        train_examples: Train and val together are cut to this many (80% train, 20% val), stratified.
+        shots: Train examples per class; a list expands into cells.
+        max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+    """
+
+    name: str
+    image_size: int | None = Field(default=None, ge=8, le=4096)
+    train_examples: int | None = Field(default=None, ge=2)
+    shots: PositiveInt | Grid[PositiveInt] | None = None
+    max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+
+    @property
+    def label(self) -> str:
+        """The name in tables; shots are part of it since they make another task."""
+        return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
+
+
+class StrategySpec(_Named):
+    """How a backbone is adapted; each strategy's own file holds its model with its fields.
+
+    This base keeps unknown fields, so that a record of a strategy no longer installed can be read.
+    A strategy's own model forbids them. A tuple in a field is a grid inside the cell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def grid_points(self) -> tuple[Self, ...]:
+        """Return one spec per point of the grid, in the order of the fields."""
+        values = self.model_dump()
+        grids = {key: value for key, value in values.items() if isinstance(value, tuple)}
+        return tuple(
+            self.model_copy(update=dict(zip(grids, point, strict=True)))
+            for point in product(*grids.values())
+        )
+
+
+class TrainingSpec(StrategySpec):
+    """Fields shared by every strategy that takes gradient steps.
+
+    Attributes:
+        epochs: Passes over train; the best by val is kept.
+        batch_size: Examples per optimiser step.
+        learning_rate: Peak rate.
+        weight_decay: Decoupled for AdamW, L2 for SGD; not applied to biases and norms.
+        momentum: For SGD.
+        schedule: After the warm-up: cosine to zero, or constant.
+        warmup_fraction: Share of all steps over which the rate rises from zero.
+        label_smoothing: Mass moved from the true class to all classes.
+        clip_norm: Largest global gradient norm; None clips nothing.
+        augmentation: Batched and per sample, on train only.
+        head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=5, ge=1, le=10_000)
+    batch_size: PositiveInt | Grid[PositiveInt] = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat | Grid[PositiveFloat] = 1e-3
+    weight_decay: NonNegativeFloat | Grid[NonNegativeFloat] = 0.01
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    augmentation: Literal["none", "flip_crop", "strong"] = "none"
+    head_init: Literal["zeros", "probe"] = "zeros"
+
+
+class Exclude(Frozen):
+    """A glob per axis; a cell that matches all those given is left out of the sweep."""
+
+    backbone: str = "*"
+    dataset: str = "*"
+    strategy: str = "*"
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> Self:
+        if (self.backbone, self.dataset, self.strategy) == ("*", "*", "*"):
+            raise ValueError("an empty exclude would leave out every cell")
+        return self
+
+
+class Limits(Frozen):
+    """What a sweep may cost; none of it changes a number that is measured.
+
+    Attributes:
+        cell_timeout: Wall seconds of one cell, after which its status is ``timeout``.
+        total_time: Wall seconds of the sweep, after which no cell is started.
+        host_memory: Bytes a cell may hold above its floor at start; above, its status is ``oom``.
+        profile_time: Wall seconds spent measuring speed and memory, per pass.
+    """
+
+    cell_timeout: Seconds = 7200.0
+    total_time: Seconds | None = None
+    host_memory: ByteSize | None = None
+    profile_time: Seconds = 3.0
+
+
+class Suite(Frozen):
+    """What to sweep and under which protocol: the YAML file, resolved.
+
+    Attributes:
+        split_seed: Fixes the test split, the same for every seed.
+        seeds: Each draws val, shots, head initialisation, data order and augmentation.
+    """
+
+    TITLE: ClassVar[str] = "bench suite"
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    backbones: tuple[BackboneSpec, ...] = Field(min_length=1)
+    datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    strategies: tuple[SerializeAsAny[StrategySpec], ...] = Field(min_length=1)
+    image_size: int | None = Field(default=None, ge=8, le=4096)
+    split_seed: int = Field(default=0, ge=0)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    shots: PositiveInt | Grid[PositiveInt] | None = None
+    numerics: Numerics = Numerics.AUTO
+    exclude: tuple[Exclude, ...] = ()
+    limits: Limits = Limits()
+
+
+class Cell(Frozen):
+    """One backbone x dataset x strategy x seed, fully resolved: all that a child needs to know.
+
+    Attributes:
+        image_size: Height and width in pixels; None is the backbone's own.
+    """
+
+    suite: str
+    backbone: BackboneSpec
+    dataset: DatasetSpec
+    strategy: SerializeAsAny[StrategySpec]
+    seed: int = 0
+    split_seed: int = 0
+    image_size: int | None = None
+    numerics: Numerics = Numerics.AUTO
+
+    @property
+    def label(self) -> str:
+        """One line for progress and messages."""
+        parts = (self.backbone.label, self.dataset.label, self.strategy.name, f"seed {self.seed}")
+        return " · ".join(parts)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the JSON value of all that can change the numbers; the suite's name cannot."""
+        return self.model_dump(mode="json", exclude={"suite"})
+
+
+class Job(Frozen):
+    """A cell with what its child needs to run it; none of it can change what is measured.
+
+    Attributes:
+        run_id: The run in the store that the record belongs to.
+        run_scope: Names the run among all stores: scope of features, prefix activations, profiles.
+        request_key: The parent's cheap key, see `Record`.
+        known_keys: Keys the run already holds as ``ok``: the child stops when it meets its own.
+        device: ``cpu`` or ``cuda:N``.
+        num_threads: CPU threads of the child.
+        cache_dir: Root of the artifact cache.
+        project_dir: Folder the suite lives in, whose git revision is recorded.
+    """
+
+    cell: Cell
+    run_id: int
+    run_scope: str
+    request_key: str
+    known_keys: frozenset[str] = frozenset()
+    device: str = "cpu"
+    num_threads: int = 1
+    cache_dir: str = ""
+    project_dir: str = "."
+    limits: Limits = Limits()
