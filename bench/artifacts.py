@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield [first, last) positions of runs of consecutive row numbers."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     bounds = [0, *breaks.tolist(), len(rows)]
-    yield from zip(bounds[:-1], bounds[1:], strict=True)
+    yield from pairwise(bounds)
 
 
 class ArtifactCache:
@@ -210,6 +211,7 @@ class ArtifactCache:
         self.root = root
         self.ledger = Ledger()
         self._run_scope = run_scope
+        self._open: dict[Path, RowArray] = {}
 
     def _folder(self, kind: str, digest: str, run_bound: bool) -> Path:
         if run_bound and self._run_scope:
@@ -236,11 +238,14 @@ class ArtifactCache:
         """
         digest = digest_value({"kind": kind, "shape": list(shape), "dtype": dtype, **key})
         folder = self._folder(kind, digest, run_bound)
+        if folder in self._open:
+            return self._open[folder]
 
         def note(*, built: bool, seconds: float) -> None:
             self.ledger.note(kind, digest, built=built, seconds=seconds)
 
         array = RowArray(folder, shape=tuple(shape), dtype=dtype, note=note)
+        self._open[folder] = array
         if not (folder / "key.json").exists():
             write_atomically(folder / "key.json", json.dumps(dict(key)).encode())
         return array

@@ -69,8 +69,8 @@ class Stage:
     """A consecutive part of a backbone.
 
     Attributes:
-        modules: Dotted paths of its modules, each whole: their parameters belong to no other stage.
-        parameters: Dotted names of parameters of its own that lie in no such module (``cls_token``).
+        modules: Dotted paths of its modules, each whole: no other stage has parameters in them.
+        parameters: Dotted names of its parameters that lie in no such module (``cls_token``).
     """
 
     name: str
@@ -101,7 +101,7 @@ class BackboneSource(Protocol):
     prefix: ClassVar[str]
 
     def names(self) -> Sequence[str]:
-        """Return every pretrained name, with the prefix, sorted; empty when they are not listable."""
+        """Return every pretrained name, with the prefix, sorted; empty when not listable."""
         ...
 
     def check(self, spec: BackboneSpec) -> str | None:
@@ -201,7 +201,7 @@ class Pool(Protocol):
         ...
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return decoded inputs for the rows, uint8, shape (B, H, W, 3), decoding what is not yet."""
+        """Return decoded rows, uint8, shape (B, H, W, 3), decoding what is not yet."""
         ...
 
 
@@ -258,9 +258,9 @@ class Adapted:
 
     Attributes:
         predict: Split -> logits, shape (N, K), float32, on the CPU.
-        classifier: The deployable model: normalised inputs -> logits (B, K); None if there is none.
-        training_step: Makes the plain training step for the profile: a callable that takes normalised
-            inputs and labels on the device and returns nothing; None if the strategy takes no steps.
+        classifier: The deployable model, normalised inputs -> logits (B, K), or None.
+        training_step: Makes the plain training step for the profile: a callable that takes
+            normalised inputs and labels on the device; None if the strategy takes no steps.
         num_trainable_parameters: Parameters that received gradients or a fit, head included.
         num_parameters: Backbone and head.
     """

@@ -173,7 +173,7 @@ class NumericsPlan(Frozen):
     """The numerics in force for one pass.
 
     Attributes:
-        source: ``pinned`` by the suite, ``measured`` now, or ``recalled`` from an earlier measurement.
+        source: ``pinned`` by the suite, ``measured`` now, or ``recalled`` from the cache.
         seconds: Median per batch of each candidate that was timed, by name.
         rejected: Candidates whose outputs disagreed with fp32, with the reason.
     """
@@ -183,8 +183,8 @@ class NumericsPlan(Frozen):
     compiled: bool = False
     num_threads: int = 1
     source: Literal["pinned", "measured", "recalled"] = "pinned"
-    seconds: dict[str, float] = {}
-    rejected: dict[str, str] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
+    rejected: dict[str, str] = Field(default_factory=dict)
 
 
 class Effective(Frozen):
@@ -345,7 +345,7 @@ class Record(Frozen):
     val: Scores | None = None
     selection: Selection | None = None
     curve: tuple[EpochPoint, ...] = ()
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
     wall_seconds: float
     standalone_seconds: float | None = None
     host_peak_bytes: int | None = None
@@ -359,12 +359,12 @@ class Record(Frozen):
     effective: Effective | None = None
     artifacts: tuple[ArtifactUse, ...] = ()
     environment: Environment | None = None
-    key_parts: dict[str, str] = {}
+    key_parts: dict[str, str] = Field(default_factory=dict)
     predictions: tuple[PredictionSet, ...] = Field(default=(), exclude=True, repr=False)
 
 
 class Recalled(Frozen):
-    """A child's answer when the run already holds an `ok` record of its key: nothing was measured."""
+    """A child's answer when the run holds an `ok` record of its key: nothing was measured."""
 
     request_key: str
     key: str

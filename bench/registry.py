@@ -69,7 +69,7 @@ def backbone_prefix(name: str) -> str:
 
 
 def dataset_prefix(name: str) -> str:
-    """Return the source part of a dataset name: ``folder`` of ``folder:~/x``, ``digits`` of itself."""
+    """Return the source part of a dataset name: ``folder`` of ``folder:~/x``, or ``digits``."""
     head = name.partition(":")[0]
     return head if head in registered("datasets") else name.partition("/")[0]
 

@@ -20,7 +20,7 @@ from pydantic import (
 
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
-"""Values tried inside one cell and chosen on val; a field that takes it is typed ``T | Grid[T]``."""
+"""Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -59,7 +59,7 @@ class _Named(Frozen):
 
 
 class Numerics(StrEnum):
-    """The numerics policy asked for; `auto` measures and keeps the fastest that agrees with fp32."""
+    """The policy asked for; `auto` measures and keeps the fastest that agrees with fp32."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -71,7 +71,7 @@ class BackboneSpec(_Named):
     """A pretrained feature extractor as the suite names it.
 
     Attributes:
-        name: ``source/model``, e.g. ``timm/resnet50.a1_in1k`` or ``torchvision/resnet50@IMAGENET1K_V2``.
+        name: ``source/model``: ``timm/resnet50.a1_in1k``, ``torchvision/resnet50@IMAGENET1K_V2``.
         weights: ``random`` is the control that is trained from scratch, always labelled as such.
         checkpoint: A local file of weights to load instead of the source's own.
         revision: The hub revision (branch, tag or commit) to load.
@@ -104,7 +104,7 @@ class DatasetSpec(_Named):
     Attributes:
         name: ``digits``, ``torchvision/Flowers102``, ``folder:~/photos``, …
         image_size: Height and width in pixels; wins over the suite's.
-        train_examples: Train and val together are cut to this many (80% train, 20% val), stratified.
+        train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
     """
