@@ -1,0 +1,327 @@
+"""The store: runs, records, predictions and what a run already holds."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select
+from sqlalchemy.engine import URL
+
+from bench.digests import digest_value
+from bench.errors import StoreError, UsageError
+from bench.record import PredictionSet, Record, Status
+from bench.spec import Cell
+from bench.store import locks, schema
+from bench.store.schema import translated
+from bench.store.versions import dump_record, read_record
+
+DEFAULT_STORE = "results/bench.db"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run of a suite: the records measured together.
+
+    Attributes:
+        id: Number within this store.
+        scope: Names the run among all stores, 32 hex digits.
+        started_at: In UTC.
+        note: Why it was made, for people.
+    """
+
+    id: int
+    scope: str
+    suite: str
+    started_at: datetime
+    note: str = ""
+
+
+def open_store(url: str | None = None, *, create: bool = True) -> "Store":
+    """Open the database of records.
+
+    Args:
+        url: A file name or an SQLAlchemy URL; by default ``BENCH_STORE``, then
+            ``results/bench.db``.
+        create: Whether a database that does not exist is made.
+
+    Raises:
+        StoreError: It cannot be opened, or does not exist and shall not be made.
+    """
+    target = schema.parse_url(url or os.environ.get("BENCH_STORE") or DEFAULT_STORE)
+    path = _file_of(target)
+    if path and not path.exists() and not create:
+        raise _missing(target)
+    engine = schema.connect(target)
+    with translated(target, "open"):
+        if path and create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not create and not schema.is_prepared(engine):
+            raise _missing(target)
+        schema.prepare(engine)
+    return Store(engine)
+
+
+def _file_of(url: URL) -> Path | None:
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database))
+
+
+def _missing(url: URL) -> StoreError:
+    return StoreError(
+        f"no results in {schema.display(url)} yet. Make some with: bench run suites/smoke.yaml"
+    )
+
+
+def load_records(suite: str | None = None, *, url: str | None = None) -> list[Record]:
+    """Return the records of a suite's latest run, or of the latest run of every suite.
+
+    Args:
+        suite: Its name; None is every suite.
+        url: See `open_store`.
+
+    Raises:
+        StoreError: There is no such database, or it cannot be read.
+        UsageError: It holds no such suite.
+    """
+    with open_store(url, create=False) as store:
+        if suite is not None:
+            store.check_suite(suite)
+        return store.records(suite)
+
+
+class Store:
+    """The database of records; a context manager that closes it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """The database for messages: a file name, or a URL without its password."""
+        return schema.display(self._engine.url)
+
+    def close(self) -> None:
+        """Release every connection."""
+        self._engine.dispose()
+
+    def _fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        with translated(self._engine.url, "read"), self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+    # Runs
+
+    def start_run(self, suite: str, *, note: str = "") -> RunInfo:
+        """Begin a new run of a suite; it becomes the suite's latest."""
+        scope, now = uuid.uuid4().hex, datetime.now(UTC)
+        statement = insert(schema.runs).values(
+            scope=scope, suite=suite, note=note, started_at=now.isoformat()
+        )
+        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+            inserted = connection.execute(statement).inserted_primary_key
+            if inserted is None:
+                raise StoreError(f"{self.name} gave a new run no number")
+            return RunInfo(inserted[0], scope, suite, now, note)
+
+    def runs(self, suite: str) -> list[RunInfo]:
+        """Return every run of a suite, oldest first."""
+        table = schema.runs
+        query = select(table).where(table.c.suite == suite).order_by(table.c.id)
+        return [_run_info(row) for row in self._fetch(query)]
+
+    def latest_run(self, suite: str) -> RunInfo | None:
+        """Return the newest run of a suite, or None."""
+        table = schema.runs
+        query = select(table).where(table.c.suite == suite).order_by(table.c.id.desc()).limit(1)
+        rows = self._fetch(query)
+        return _run_info(rows[0]) if rows else None
+
+    def suites(self) -> list[str]:
+        """Return the names of all suites that have a run, sorted."""
+        column = schema.runs.c.suite
+        return [row.suite for row in self._fetch(select(column).distinct().order_by(column))]
+
+    def check_suite(self, suite: str) -> None:
+        """Return when there is a run of that suite.
+
+        Raises:
+            UsageError: There is none; names the nearest and all known ones.
+        """
+        known = self.suites()
+        if suite in known:
+            return
+        close = get_close_matches(suite, known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        names = ", ".join(known) or "none"
+        raise UsageError(f"no results of suite '{suite}' in {self.name}.{hint} Known: {names}.")
+
+    # Records
+
+    def add(self, record: Record) -> None:
+        """Store a record with its predictions, whole or not at all.
+
+        Raises:
+            StoreError: The disk is full, or the database is read-only, locked or damaged.
+        """
+        environment = record.environment
+        values = {
+            "run_id": record.run_id,
+            "cell_digest": _cell_digest(record.cell),
+            "key": record.key,
+            "request_key": record.request_key,
+            "device_class": environment.device_class if environment else "",
+            "status": record.status.value,
+            "started_at": _timestamp(record.started_at),
+            "version": record.schema_version,
+            "body": dump_record(record),
+        }
+        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+            inserted = connection.execute(insert(schema.records).values(**values))
+            if inserted.inserted_primary_key is None:
+                raise StoreError(f"{self.name} gave a new record no number")
+            for predictions in record.predictions:
+                _add_predictions(connection, inserted.inserted_primary_key[0], predictions)
+
+    def records(self, suite: str | None = None, run_id: int | None = None) -> list[Record]:
+        """Return the newest record per cell, in the order they were stored; without predictions.
+
+        Args:
+            suite: Only this one; None is every suite.
+            run_id: Of that run; None is the latest run of each suite.
+        """
+        table = schema.records
+        chosen = [run_id] if run_id is not None else self._latest_run_ids(suite)
+        newest = (
+            select(func.max(table.c.id))
+            .where(table.c.run_id.in_(chosen))
+            .group_by(table.c.run_id, table.c.cell_digest)
+        )
+        return self._read(select(table).where(table.c.id.in_(newest)).order_by(table.c.id))
+
+    def _latest_run_ids(self, suite: str | None) -> list[int]:
+        table = schema.runs
+        query = select(func.max(table.c.id).label("id")).group_by(table.c.suite)
+        if suite is not None:
+            query = query.where(table.c.suite == suite)
+        return [row.id for row in self._fetch(query)]
+
+    def find(self, key_prefix: str) -> list[Record]:
+        """Return every record whose key or request key begins so, oldest first."""
+        table = schema.records
+        matches = or_(
+            table.c.key.startswith(key_prefix, autoescape=True),
+            table.c.request_key.startswith(key_prefix, autoescape=True),
+        )
+        return self._read(select(table).where(matches).order_by(table.c.id))
+
+    def _read(self, query: Select[Any]) -> list[Record]:
+        return [read_record(row.body, row.version) for row in self._fetch(query)]
+
+    def predictions(self, record: Record) -> tuple[PredictionSet, ...]:
+        """Return the predictions of a stored record; empty where none were stored."""
+        table, owner = schema.predictions, schema.records
+        newest = select(func.max(owner.c.id)).where(
+            owner.c.run_id == record.run_id,
+            owner.c.request_key == record.request_key,
+            owner.c.started_at == _timestamp(record.started_at),
+        )
+        query = (
+            select(table, schema.prediction_ids.c.ids)
+            .join(schema.prediction_ids)
+            .where(table.c.record_id == newest.scalar_subquery())
+            .order_by(table.c.split)
+        )
+        names = PredictionSet.model_fields
+        return tuple(
+            PredictionSet(**{name: getattr(row, name) for name in names})
+            for row in self._fetch(query)
+        )
+
+    # What a run already holds
+
+    def ok_keys(self, run_id: int, device_class: str) -> frozenset[str]:
+        """Return the keys of a run's `ok` records on that class of device."""
+        query = _ok_of_run(schema.records.c.key, run_id, device_class)
+        return frozenset(row.key for row in self._fetch(query) if row.key is not None)
+
+    def ok_request_keys(self, run_id: int, device_class: str) -> frozenset[str]:
+        """Return the request keys that need no run: of `ok` records, and remembered for one."""
+        direct = self._fetch(_ok_of_run(schema.records.c.request_key, run_id, device_class))
+        memos = schema.memos
+        remembered = self._fetch(
+            select(memos.c.request_key).where(
+                memos.c.run_id == run_id,
+                memos.c.device_class == device_class,
+                memos.c.key.in_(_ok_of_run(schema.records.c.key, run_id, device_class)),
+            )
+        )
+        return frozenset(row.request_key for row in [*direct, *remembered])
+
+    def remember(self, run_id: int, request_key: str, key: str, device_class: str) -> None:
+        """Note which key a request key leads to, so that a child need not compute it again."""
+        values = {
+            "run_id": run_id,
+            "device_class": device_class,
+            "request_key": request_key,
+            "key": key,
+        }
+        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+            schema.insert_if_absent(connection, schema.memos, values)
+
+    def lock(self, suite: str) -> AbstractContextManager[None]:
+        """Hold a suite for this process, as a context manager.
+
+        Raises:
+            SuiteLockedError: Another runner holds it: says which process, where, since when.
+        """
+        return locks.hold(self._engine, suite)
+
+
+def _run_info(row: Row[Any]) -> RunInfo:
+    return RunInfo(
+        row.id, row.scope, row.suite, datetime.fromisoformat(row.started_at), note=row.note
+    )
+
+
+def _cell_digest(cell: Cell) -> str:
+    return digest_value(cell.canonical())
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _ok_of_run(column: Any, run_id: int, device_class: str) -> Select[Any]:
+    table = schema.records
+    return select(column).where(
+        table.c.run_id == run_id,
+        table.c.device_class == device_class,
+        table.c.status == Status.OK.value,
+        column.is_not(None),
+    )
+
+
+def _add_predictions(connection: Connection, record_id: int, packed: PredictionSet) -> None:
+    values = packed.model_dump()
+    ids = values.pop("ids")
+    owner = {"ids_digest": packed.ids_digest, "ids": ids}
+    schema.insert_if_absent(connection, schema.prediction_ids, owner)
+    connection.execute(insert(schema.predictions).values(record_id=record_id, **values))

@@ -1,0 +1,260 @@
+"""The tables of the database and how their layout moves forward; knows no record's fields."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from bench.errors import StoreError
+
+LAYOUT_VERSION = 1
+LAYOUT_MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+"""Version -> statements that lead from it to the next one."""
+
+BUSY_SECONDS = 30
+"""How long a writer waits for another one before it says that the database is locked."""
+
+METADATA = MetaData()
+
+layout = Table("bench_layout", METADATA, Column("version", Integer, nullable=False))
+
+runs = Table(
+    "runs",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("scope", String(32), nullable=False, unique=True),
+    Column("suite", String(80), nullable=False, index=True),
+    Column("note", Text, nullable=False),
+    Column("started_at", String(40), nullable=False),
+)
+
+records = Table(
+    "records",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("cell_digest", String(64), nullable=False),
+    Column("key", String(128)),
+    Column("request_key", String(128), nullable=False),
+    Column("device_class", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("started_at", String(40), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("records_of_cell", "run_id", "cell_digest"),
+    Index("records_by_key", "key"),
+    Index("records_by_request_key", "request_key"),
+)
+
+prediction_ids = Table(
+    "prediction_ids",
+    METADATA,
+    Column("ids_digest", String(64), primary_key=True),
+    Column("ids", LargeBinary, nullable=False),
+)
+
+predictions = Table(
+    "predictions",
+    METADATA,
+    Column("record_id", ForeignKey("records.id"), primary_key=True),
+    Column("split", String(8), primary_key=True),
+    Column("num_examples", Integer, nullable=False),
+    Column("ids_digest", ForeignKey("prediction_ids.ids_digest"), nullable=False),
+    Column("labels", LargeBinary, nullable=False),
+    Column("predicted", LargeBinary, nullable=False),
+    Column("true_probability", LargeBinary, nullable=False),
+    Column("top5", LargeBinary, nullable=False),
+)
+
+memos = Table(
+    "memos",
+    METADATA,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("device_class", String(200), primary_key=True),
+    Column("request_key", String(128), primary_key=True),
+    Column("key", String(128), nullable=False),
+)
+
+locks = Table(
+    "locks",
+    METADATA,
+    Column("suite", String(80), primary_key=True),
+    Column("token", String(32), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Float, nullable=False),
+    Column("since", String(40), nullable=False),
+)
+
+
+def parse_url(text: str) -> URL:
+    """Return the database URL; a plain path stands for a SQLite file.
+
+    Raises:
+        StoreError: It is not a URL that SQLAlchemy understands.
+    """
+    if "://" not in text:
+        return URL.create("sqlite", database=str(Path(text).expanduser()))
+    try:
+        return make_url(text)
+    except ArgumentError as error:
+        raise StoreError(
+            f"'{text}' is not a database URL. Write a file name, sqlite:///results/bench.db or "
+            "postgresql+psycopg://user@host/name."
+        ) from error
+
+
+def connect(url: URL) -> Engine:
+    """Return an engine for that database; nothing is opened yet.
+
+    Raises:
+        StoreError: The driver of that database is not installed.
+    """
+    arguments = {"timeout": BUSY_SECONDS} if url.get_backend_name() == "sqlite" else {}
+    try:
+        engine = create_engine(url, connect_args=arguments)
+    except (ImportError, SQLAlchemyError) as error:
+        raise StoreError(
+            f"no driver for {url.drivername}: {error}. Install it, e.g. pip install psycopg[binary]"
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _set_sqlite_pragmas)
+    return engine
+
+
+def _set_sqlite_pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    # A record must survive a power cut once the next cell has started.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def is_prepared(engine: Engine) -> bool:
+    """Return whether the database holds our tables."""
+    return inspect(engine).has_table(layout.name)
+
+
+def prepare(engine: Engine) -> None:
+    """Make the tables that are missing and move an older layout forward.
+
+    Raises:
+        StoreError: The layout is of a newer version than this one knows.
+    """
+    if not is_prepared(engine):
+        _create_tables(engine)
+    with engine.connect() as connection:
+        version = connection.execute(select(layout.c.version)).scalar_one()
+    if version > LAYOUT_VERSION:
+        raise StoreError(
+            f"{display(engine.url)} has layout {version}, this version of bench knows up to "
+            f"{LAYOUT_VERSION}. Upgrade: pip install -U transfer-bench"
+        )
+    if version < LAYOUT_VERSION:
+        migrate(engine, version, LAYOUT_MIGRATIONS, LAYOUT_VERSION)
+
+
+def _create_tables(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        # The mode is stored in the file; readers then never wait for the writer.
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    with engine.begin() as connection:
+        for table in METADATA.sorted_tables:
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+        if connection.execute(select(layout.c.version)).first() is None:
+            connection.execute(insert(layout).values(version=LAYOUT_VERSION))
+
+
+def migrate(
+    engine: Engine, version: int, migrations: Mapping[int, tuple[str, ...]], target: int
+) -> None:
+    """Lead the layout from one version to another, all steps or none.
+
+    Args:
+        engine: The database.
+        version: The layout it has.
+        migrations: Version -> statements that lead from it to the next one.
+        target: The layout it shall have.
+    """
+    with engine.begin() as connection:
+        for step in range(version, target):
+            for statement in migrations[step]:
+                connection.exec_driver_sql(statement)
+        connection.execute(update(layout).values(version=target))
+
+
+def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
+    """Insert a row unless its primary key is there; the one statement that dialects spell apart."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+
+
+def display(url: URL) -> str:
+    """Return the database for messages: a file name, or a URL without its password."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url.database
+    return url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def translated(url: URL, action: str) -> Iterator[None]:
+    """Turn an error of the database into one message a user can act on.
+
+    Args:
+        url: The database, for the message.
+        action: What was tried, e.g. ``read``.
+
+    Raises:
+        StoreError: Always where the database failed.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip()
+        raise StoreError(f"cannot {action} {display(url)}: {cause}. {_advice(cause)}") from error
+
+
+_ADVICE = {
+    "disk is full": "Free some space and re-issue the command; stored records are kept.",
+    "readonly": "Its file or folder is read-only: change that, or name another with --store.",
+    "read-only": "Its file or folder is read-only: change that, or name another with --store.",
+    "permission denied": "Change its permissions, or name another with --store.",
+    "locked": "Another process is writing: wait for it, or name another database with --store.",
+    "unable to open": "Check that its folder exists and can be written, or use --store.",
+    "not a database": "Move the file away, or name another with --store.",
+    "malformed": "The file is damaged: restore a copy, or name another with --store.",
+}
+
+
+def _advice(cause: str) -> str:
+    lowered = cause.lower()
+    matches = (advice for sign, advice in _ADVICE.items() if sign in lowered)
+    return next(matches, "Check --store and BENCH_STORE.")
