@@ -1,0 +1,133 @@
+"""Random views of images, drawn per sample, computed per batch; it knows no model and no labels.
+
+All draws come from one generator on the images' device, and no step waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_AREA = 0.5
+MAX_LOG_RATIO = math.log(4 / 3)
+MAX_ROTATION = math.radians(20)
+MAX_SHEAR = 0.2
+MAX_JITTER = 0.4
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A kind of random view with the generator that draws it.
+
+    ``flip_crop``: a horizontal flip with probability 1/2 and a resized crop of 50-100% of the area
+    with an aspect ratio of 3/4 to 4/3. ``strong`` adds rotation and shear, brightness, contrast and
+    saturation, and, each on a part of the samples, grey, solarisation, posterisation and erasing.
+
+    Source: Szegedy et al., 2015 (resized crop); Cubuk et al., 2020 (per-sample operations of random
+    strength); Zhong et al., 2020 (erasing). Strengths are milder than for training from scratch.
+    """
+
+    kind: Literal["flip_crop", "strong"]
+    generator: torch.Generator
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return new views, same shape, float32.
+
+        Args:
+            images: In [0, 1], float32, shape (B, H, W, 3).
+        """
+        maps = images.permute(0, 3, 1, 2)
+        strong = self.kind == "strong"
+        views = warp_images(maps, self._draw_affine(len(maps), warped=strong))
+        if strong:
+            views = self._erase(self._recolour(views))
+        return views.permute(0, 2, 3, 1)
+
+    def _uniform(self, num_samples: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return one number per sample, shape (B, 1, 1, 1)."""
+        device = self.generator.device
+        draw = torch.rand((num_samples, 1, 1, 1), generator=self.generator, device=device)
+        return draw * (high - low) + low
+
+    def _draw_affine(self, num_samples: int, *, warped: bool) -> Tensor:
+        """Return output -> input transforms in [-1, 1] coordinates, shape (B, 2, 3)."""
+        area = self._uniform(num_samples, MIN_AREA, 1.0).flatten()
+        ratio = self._uniform(num_samples, -MAX_LOG_RATIO, MAX_LOG_RATIO).flatten().exp()
+        width = (area * ratio).sqrt().clamp(max=1.0)
+        height = (area / ratio).sqrt().clamp(max=1.0)
+        shift_x = self._uniform(num_samples, -1, 1).flatten() * (1 - width)
+        shift_y = self._uniform(num_samples, -1, 1).flatten() * (1 - height)
+        flip = (self._uniform(num_samples).flatten() < 0.5) * -2.0 + 1.0
+        zero = torch.zeros_like(area)
+        linear = torch.stack((width * flip, zero, zero, height), dim=1).view(-1, 2, 2)
+        if warped:
+            linear = self._draw_rotation(num_samples) @ linear
+        shift = torch.stack((shift_x, shift_y), dim=1)
+        return torch.cat((linear, shift[:, :, None]), dim=2)
+
+    def _draw_rotation(self, num_samples: int) -> Tensor:
+        """Return a rotation with a horizontal shear for half of the samples, shape (B, 2, 2)."""
+        chosen = (self._uniform(num_samples).flatten() < 0.5).float()
+        angle = self._uniform(num_samples, -MAX_ROTATION, MAX_ROTATION).flatten() * chosen
+        shear = self._uniform(num_samples, -MAX_SHEAR, MAX_SHEAR).flatten() * chosen
+        sin, cos = angle.sin(), angle.cos()
+        return torch.stack((cos, cos * shear - sin, sin, sin * shear + cos), dim=1).view(-1, 2, 2)
+
+    def _recolour(self, maps: Tensor) -> Tensor:
+        num = len(maps)
+        low, high = 1 - MAX_JITTER, 1 + MAX_JITTER
+        maps = maps * self._uniform(num, low, high)
+        mean = maps.mean(dim=(1, 2, 3), keepdim=True)
+        maps = torch.lerp(mean, maps, self._uniform(num, low, high))
+        grey = (maps * maps.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        saturation = self._uniform(num, low, high) * (self._uniform(num) >= 0.1)
+        maps = torch.lerp(grey.expand_as(maps), maps, saturation).clamp(0, 1)
+        maps = torch.where((maps > 0.5) & (self._uniform(num) < 0.1), 1 - maps, maps)
+        levels = torch.floor(self._uniform(num, 4, 16))
+        return torch.where(self._uniform(num) < 0.1, (maps * levels).round() / levels, maps)
+
+    def _erase(self, maps: Tensor) -> Tensor:
+        """Fill a rectangle of 2-25% of the area with the sample's mean, on a quarter of samples."""
+        num, _, rows, columns = maps.shape
+        area = self._uniform(num, 0.02, 0.25)
+        ratio = self._uniform(num, -MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        height, width = (area * ratio).sqrt(), (area / ratio).sqrt()
+        top = self._uniform(num) * (1 - height)
+        left = self._uniform(num) * (1 - width)
+        y = (torch.arange(rows, device=maps.device).view(1, 1, -1, 1) + 0.5) / rows
+        x = (torch.arange(columns, device=maps.device).view(1, 1, 1, -1) + 0.5) / columns
+        inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+        chosen = inside & (self._uniform(num) < 0.25)
+        return torch.where(chosen, maps.mean(dim=(2, 3), keepdim=True), maps)
+
+
+def warp_images(maps: Tensor, affine: Tensor) -> Tensor:
+    """Return images resampled bilinearly, shape (B, C, H, W); outside, edges are mirrored.
+
+    Args:
+        maps: Shape (B, C, H, W).
+        affine: Output -> input coordinates in [-1, 1], x before y, shape (B, 2, 3).
+    """
+    grid = F.affine_grid(affine, list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
+
+
+def make_augmentation(
+    kind: Literal["none", "flip_crop", "strong"], seed: int, device: torch.device
+) -> Augmentation | None:
+    """Return the augmentation of a setting, or None for none.
+
+    Args:
+        kind: As in the suite.
+        seed: Fixes every draw on one kind of device.
+        device: Where the images are.
+    """
+    if kind == "none":
+        return None
+    return Augmentation(kind, torch.Generator(device).manual_seed(seed))

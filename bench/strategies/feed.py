@@ -1,0 +1,144 @@
+"""Where a model's inputs come from, batch by batch; it knows no model, no loss and no epochs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bench.interfaces import Split
+from bench.record import Preprocessing
+from bench.strategies.inputs import load_batch, normalise
+
+Augment: TypeAlias = Callable[[Tensor], Tensor]
+
+HOST_BUDGET_BYTES = 1 << 30
+DEVICE_BUDGET_FRACTION = 0.4
+_CHUNK = 1024
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs as the model takes them and labels, shape (B,), int64, both on the device."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+class Feed(Protocol):
+    """Examples of one split in any order, as some part of a model takes them.
+
+    The training loop sees nothing else of the data: a feed of activations at a cut, with the rest
+    of the model behind it, trains as a feed of images does.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def batches(
+        self, order: Tensor, sizes: Sequence[int], augment: Augment | None = None
+    ) -> Iterator[Batch]:
+        """Yield consecutive batches of an order.
+
+        Args:
+            order: Positions within the split, int64, on the CPU.
+            sizes: Examples per batch; they sum to the length of the order.
+            augment: Takes and returns images in [0, 1], float32, shape (B, H, W, 3).
+        """
+        ...
+
+
+class ImageFeed:
+    """Normalised images of a split, shape (B, 3, H, W), float32, channels-last in memory.
+
+    Decoded bytes are held on the device when they fit the budget: 1 GiB of host memory, or 40% of
+    the free memory of a GPU. Else a thread reads the next batches while the device works.
+
+    Args:
+        split: Whose examples.
+        preprocessing: Mean and standard deviation.
+        device: Where batches go.
+        resident: False streams even what would fit, which is right for a single pass.
+    """
+
+    def __init__(
+        self, split: Split, preprocessing: Preprocessing, device: torch.device, *, resident: bool
+    ) -> None:
+        self._split = split
+        self._preprocessing = preprocessing
+        self._device = device
+        self._labels = torch.from_numpy(split.labels).to(device)
+        self._images = load_resident(split, device) if resident else None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the images are held on the device."""
+        return self._images is not None
+
+    def batches(
+        self, order: Tensor, sizes: Sequence[int], augment: Augment | None = None
+    ) -> Iterator[Batch]:
+        """Yield consecutive batches of an order; see `Feed`."""
+        on_device = order.to(self._device)
+        labels = torch.split(self._labels[on_device], list(sizes))
+        if self._images is not None:
+            images: Iterator[Tensor] = (
+                self._images[part] for part in torch.split(on_device, list(sizes))
+            )
+        else:
+            images = self._stream(torch.split(order, list(sizes)))
+        for raw, batch_labels in zip(images, labels, strict=True):
+            shown = raw if augment is None else augment(raw.float().mul_(1 / 255))
+            yield Batch(normalise(shown, self._preprocessing), batch_labels)
+
+    def _stream(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead: deque[Future[Tensor]] = deque()
+            for part in parts:
+                ahead.append(reader.submit(load_batch, self._split, part.numpy(), self._device))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+
+def load_resident(split: Split, device: torch.device) -> Tensor | None:
+    """Return all decoded images of a split on the device, uint8, (N, H, W, 3), if they fit.
+
+    They are read by chunks, so that the host never holds a second copy of a large split.
+    """
+    first = load_batch(split, slice(0, 1), device)
+    num_bytes = first.numel() * len(split)
+    if device.type == "cuda":
+        budget = int(DEVICE_BUDGET_FRACTION * torch.cuda.mem_get_info(device)[0])
+    else:
+        budget = HOST_BUDGET_BYTES
+    if num_bytes > budget:
+        return None
+    images = torch.empty((len(split), *first.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, len(split), _CHUNK):
+        images[start : start + _CHUNK] = load_batch(split, slice(start, start + _CHUNK), device)
+    return images
+
+
+def batch_sizes(num_examples: int, batch_size: int) -> tuple[int, ...]:
+    """Return the sizes of the batches of one epoch, none dropped.
+
+    A last batch of one joins the one before: batch statistics of a single example do not exist
+    where a map is 1 x 1, and say nothing elsewhere.
+    """
+    full, rest = divmod(num_examples, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 1:
+        sizes[-2:] = [batch_size + 1]
+    return tuple(sizes)

@@ -1,0 +1,59 @@
+"""Learning rates over steps and the optimiser of a setting; it knows no data and no loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.spec import TrainingSpec
+
+
+def rate_factor(step: int, num_steps: int, setting: TrainingSpec) -> float:
+    """Return the share of the peak learning rate at a step, in [0, 1].
+
+    The warm-up rises linearly and reaches the peak at its last step; the cosine then falls to zero
+    at the step after the last, so that no step is lost at a rate of zero.
+
+    Args:
+        step: Counts from 0, below `num_steps`.
+        num_steps: Steps of the whole training.
+        setting: Gives `warmup_fraction` and `schedule`.
+
+    Source: Goyal et al., 2017, section 2.2 (warm-up); Loshchilov & Hutter, 2017 (cosine).
+    """
+    warmup = round(setting.warmup_fraction * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if setting.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], setting: TrainingSpec
+) -> torch.optim.Optimizer:
+    """Return AdamW or SGD in its fused form, with no decay on biases, norms and other vectors.
+
+    Args:
+        parameters: Those to train; one of fewer than two dimensions is not decayed.
+        setting: One point of the grid.
+
+    Source: Loshchilov & Hutter, 2019 (decoupled decay); He et al., 2019, section 3.1 (no decay on
+    biases and norms).
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for parameter in parameters:
+        (decayed if parameter.ndim > 1 else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": setting.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    rate = float(setting.learning_rate)  # type: ignore[arg-type]
+    if setting.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=setting.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
