@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -50,7 +51,9 @@ class Frozen(BaseModel):
 
 
 class _Named(Frozen):
-    """A mapping with a name, for which the bare name may stand."""
+    """A mapping with a name, for which the bare name may stand; numbers are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +123,12 @@ class DatasetSpec(_Named):
         """The name in tables; shots are part of it since they make another task."""
         return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
 
+    def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
+        """Return one dataset per number of shots; the default is the suite's, for one that sets none."""
+        shots = default if self.shots is None else self.shots
+        counts = shots if isinstance(shots, tuple) else (shots,)
+        return tuple(self.model_copy(update={"shots": count}) for count in counts)
+
 
 class StrategySpec(_Named):
     """How a backbone is adapted; each strategy's own file holds its model with its fields.
@@ -175,6 +184,10 @@ class TrainingSpec(StrategySpec):
     head_init: Literal["zeros", "probe"] = "zeros"
 
 
+def _fits(pattern: str, *texts: str) -> bool:
+    return any(fnmatchcase(text, pattern) for text in texts)
+
+
 class Exclude(Frozen):
     """A glob per axis; a cell that matches all those given is left out of the sweep."""
 
@@ -187,6 +200,14 @@ class Exclude(Frozen):
         if (self.backbone, self.dataset, self.strategy) == ("*", "*", "*"):
             raise ValueError("an empty exclude would leave out every cell")
         return self
+
+    def matches(self, backbone: BackboneSpec, dataset: DatasetSpec, strategy: StrategySpec) -> bool:
+        """Return whether every glob matches its axis, by name or by label; case counts."""
+        return (
+            _fits(self.backbone, backbone.name, backbone.label)
+            and _fits(self.dataset, dataset.name, dataset.label)
+            and _fits(self.strategy, strategy.name)
+        )
 
 
 class Limits(Frozen):
