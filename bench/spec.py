@@ -124,7 +124,7 @@ class DatasetSpec(_Named):
         return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
-        """Return one dataset per number of shots; the default is the suite's, for one that sets none."""
+        """Return one dataset per number of shots; where it sets none, of the suite's default."""
         shots = default if self.shots is None else self.shots
         counts = shots if isinstance(shots, tuple) else (shots,)
         return tuple(self.model_copy(update={"shots": count}) for count in counts)
