@@ -1,0 +1,199 @@
+"""Images -> shared pools of decoded bytes on disk; knows no split and no normalisation."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from bench.artifacts import ArtifactCache
+from bench.datasets.splits import PART_ORDER
+from bench.digests import digest_value
+from bench.errors import DatasetError
+from bench.interfaces import Examples, RawDataset
+from bench.record import Preprocessing
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on bytes it cannot decode; its format plugins do not agree on one class."""
+
+_DECODER_VERSION = 1
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def num_decoding_threads() -> int:
+    """Return how many threads decode at once: the CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an upright RGB image; transparency is composited on white.
+
+    The EXIF orientation is applied. 16-bit grey is scaled to 8 bits, where Pillow would clip it.
+    An image that is RGB and upright already comes back as it is.
+
+    Raises:
+        ValueError: The mode has no defined range (32-bit integer or float pixels).
+    """
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no defined range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def open_rgb(data: bytes) -> Image.Image:
+    """Return the upright RGB image of a file's bytes; raises one of `UNREADABLE`."""
+    with Image.open(io.BytesIO(data)) as image:
+        return to_rgb(image)
+
+
+def unreadable_reason(data: bytes) -> str | None:
+    """Return why a file's bytes are not an image, or None when they decode to the last byte.
+
+    JPEGs are decoded at an eighth of their size: all their data is still parsed, which is where
+    damage shows, and the part that cannot fail is left out.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft(None, (1, 1))
+            to_rgb(image)
+    except UnidentifiedImageError:
+        return "not an image" if data else "empty file"
+    except UNREADABLE as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def decode_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Return what a backbone sees of an image before normalisation, uint8, shape (S, S, 3).
+
+    The shorter side is resized to ``round(S / crop_fraction)``, the centre S x S is cropped.
+
+    Args:
+        image: Of any mode and size.
+        preprocessing: Size S, interpolation and crop fraction; mean and deviation play no part.
+    """
+    image = to_rgb(image)
+    size = preprocessing.image_size
+    shorter = max(size, round(size / preprocessing.crop_fraction))
+    scale = shorter / min(image.size)
+    width, height = (max(shorter, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if (width, height) != (size, size):
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+def decode_encoded(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """Return `decode_image` of a file's bytes: what a deployed model does to each request."""
+    with Image.open(io.BytesIO(data)) as image:
+        return decode_image(image, preprocessing)
+
+
+class ImagePool:
+    """Decoded images of every part of a dataset at one size, each decoded at most once.
+
+    Attributes:
+        digest: Of everything the decoded bytes depend on, the decoder's version included.
+    """
+
+    def __init__(
+        self, dataset: RawDataset, preprocessing: Preprocessing, cache: ArtifactCache
+    ) -> None:
+        self._parts = [dataset.parts[name] for name in PART_ORDER if name in dataset.parts]
+        self._starts = np.cumsum([0, *(len(part.ids) for part in self._parts)])
+        self._preprocessing = preprocessing
+        size = preprocessing.image_size
+        key = {
+            "fingerprint": dataset.fingerprint,
+            "image_size": size,
+            "interpolation": preprocessing.interpolation,
+            "crop_fraction": preprocessing.crop_fraction,
+            "decoder": [_DECODER_VERSION, PIL.__version__],
+        }
+        self.digest = digest_value(key)
+        shape = (int(self._starts[-1]), size, size, 3)
+        self._array = cache.rows("images", key, shape=shape, dtype="uint8")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return decoded rows, uint8, shape (B, S, S, 3), decoding in parallel what is not yet.
+
+        Args:
+            rows: Positions in the parts laid end to end (train, val, test), int64, shape (B,).
+
+        Raises:
+            DatasetError: An image cannot be decoded any more, by name.
+        """
+        self._array.ensure(rows, self._decode)
+        return self._array.read(rows)
+
+    def _decode(self, rows: np.ndarray) -> np.ndarray:
+        size = self._preprocessing.image_size
+        out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+
+        def decode_one(position: int) -> None:
+            out[position] = self._decode_row(int(rows[position]))
+
+        with ThreadPoolExecutor(num_decoding_threads()) as threads:
+            for _ in threads.map(decode_one, range(len(rows))):
+                pass
+        return out
+
+    def _decode_row(self, row: int) -> np.ndarray:
+        part, position = self.locate(row)
+        try:
+            return decode_image(part.read(position), self._preprocessing)
+        except UNREADABLE as error:
+            raise DatasetError(
+                f"{part.ids[position]} cannot be decoded: {error}. It could when the dataset was "
+                "checked; run again if the file has changed since."
+            ) from error
+
+    def locate(self, row: int) -> tuple[Examples, int]:
+        """Return the part that a row of the pool belongs to and its position there."""
+        index = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._parts[index], row - int(self._starts[index])
+
+
+def encode_example(pool: ImagePool, row: int) -> bytes:
+    """Return a row as an encoded file: its own bytes, or a PNG where it is not stored as one."""
+    part, position = pool.locate(row)
+    if part.encoded is not None:
+        return part.encoded(position)
+    file = io.BytesIO()
+    part.read(position).save(file, format="PNG")
+    return file.getvalue()
