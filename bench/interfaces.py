@@ -136,12 +136,14 @@ class Examples:
         labels: Class index per example, int64, shape (N,).
         contents: Digest of each example's bytes.
         read: Position -> RGB image; called from several threads.
+        encoded: Position -> the bytes of its file; None where examples are not stored as files.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     contents: tuple[str, ...]
     read: Callable[[int], Image]
+    encoded: Callable[[int], bytes] | None = None
 
 
 @dataclass(frozen=True)
