@@ -40,7 +40,7 @@ def package_file(package: str, relative: str) -> Path | None:
 def read_pixel_rows(
     path: Path, *, num_rows: int, num_columns: int, cache: ArtifactCache
 ) -> np.ndarray:
-    Parsing such text takes longer than all else a small dataset needs, so the bytes are kept.
+    """Return a headerless table of comma-separated bytes, uint8, shape (num_rows, num_columns).
 
     Parsing such text takes longer than all else a small dataset needs, so the bytes are kept.
 

@@ -54,6 +54,4 @@ class Mnist5kSource:
         )
         pixels = table[:, :-1].reshape(-1, _SIDE, _SIDE)
         examples = array_examples(pixels, table[:, -1], ids=number_ids("", len(table)))
-        return assemble_dataset(
-            "mnist-5k", [str(digit) for digit in range(10)], {"train": examples}
-        )
+        return assemble_dataset("mnist-5k", "0123456789", {"train": examples})

@@ -1,4 +1,4 @@
-"""A dataset spec and seeds -> splits over a shared pool, and what is known of them; trains nothing."""
+"""A dataset spec and seeds -> splits over a shared pool and what is known of them; no training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a source -> one `RawDataset` with its fingerprint; knows no format and draws no split."""
+"""Parts of a source -> one dataset with its fingerprint; knows no format and draws no split."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
