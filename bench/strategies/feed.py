@@ -38,6 +38,11 @@ class Feed(Protocol):
     of the model behind it, trains as a feed of images does.
     """
 
+    @property
+    def labels(self) -> Tensor:
+        """Class indices of all examples, int64, shape (N,), on the device."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of examples."""
         ...
@@ -79,6 +84,11 @@ class ImageFeed:
 
     def __len__(self) -> int:
         return len(self._split)
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices of all examples, on the device."""
+        return self._labels
 
     @property
     def is_resident(self) -> bool:

@@ -123,7 +123,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _digest(tensor: Tensor) -> str:
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(memoryview(data), digest_size=16).hexdigest()
+    return hashlib.blake2b(data.data, digest_size=16).hexdigest()
 
 
 def check_frozen(before: Mapping[str, str], trained: Trained) -> None:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from bench.spec import TrainingSpec
+
+T = TypeVar("T", int, float)
+
+
+def fixed(value: T | tuple[T, ...]) -> T:
+    """Return the value of a field of one grid point.
+
+    Raises:
+        TypeError: It is still a grid: `StrategySpec.grid_points` was not called.
+    """
+    if isinstance(value, tuple):
+        raise TypeError(f"a grid of values where one is due: {value}")
+    return value
 
 
 def rate_factor(step: int, num_steps: int, setting: TrainingSpec) -> float:
@@ -50,10 +63,10 @@ def make_optimizer(
     for parameter in parameters:
         (decayed if parameter.ndim > 1 else plain).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": setting.weight_decay},
+        {"params": decayed, "weight_decay": fixed(setting.weight_decay)},
         {"params": plain, "weight_decay": 0.0},
     ]
-    rate = float(setting.learning_rate)  # type: ignore[arg-type]
+    rate = fixed(setting.learning_rate)
     if setting.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=setting.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=rate, fused=True)

@@ -1,0 +1,321 @@
+"""A grid of settings trained one after another, and the best of them; it knows no test split.
+
+What `full` and `partial` share: the head, numerics, feeds, selection on val, and the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bench.errors import DivergedError, StrategyError
+from bench.interfaces import Adapted, Split, Stage, Task
+from bench.numerics import apply_plan, plan_forward, plan_train
+from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
+from bench.spec import TrainingSpec
+from bench.strategies.feed import ImageFeed
+from bench.strategies.freeze import Trained, check_frozen, digest_tensors
+from bench.strategies.head import Classifier, make_head
+from bench.strategies.loop import (
+    Fit,
+    Training,
+    TrainStep,
+    copy_tensors,
+    eval_batch_size,
+    is_better,
+    predict_logits,
+    restore_tensors,
+    train_setting,
+)
+from bench.strategies.schedule import fixed
+
+NO_VAL = "no val split: every epoch was trained and the last one kept"
+
+
+StagesOf: TypeAlias = Callable[[TrainingSpec], tuple[Stage, ...] | None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The best setting of a grid, its training with the best weights in the model, and the grid."""
+
+    setting: TrainingSpec
+    training: Training
+    fit: Fit
+    selection: Selection
+
+
+def adapt_by_gradient(task: Task, spec: TrainingSpec, stages_of: StagesOf) -> Adapted:
+    """Train every setting of a spec from the same start and return the best on val.
+
+    Args:
+        task: Backbone, train, val, seed and machine.
+        spec: Fields that are tuples are a grid.
+        stages_of: Setting -> stages of the backbone that train with the head, None for all of it;
+            of two settings, the one with more stages has those of the other too.
+
+    Raises:
+        DivergedError: No setting kept a finite loss.
+        StrategyError: A grid without val, or a frozen tensor that changed.
+    """
+    settings = spec.grid_points()
+    if task.val is None and len(settings) > 1:
+        raise StrategyError(
+            f"{spec.name}: a grid of {len(settings)} settings and no val split to choose on. Give "
+            "single values, or data that leaves a val split."
+        )
+    stages = [stages_of(setting) for setting in settings]
+    classifier = _build(task, spec)
+    before = digest_tensors(
+        {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
+    )
+    forward = _plan_forward(task)
+    bases = _prepare_trainings(task, spec, classifier, stages, forward)
+    with task.runtime.phase("train"):
+        chosen = choose_setting(spec, bases, task.runtime.emit)
+    check_frozen(before, chosen.training.trained)
+    return _assemble(task, forward, chosen)
+
+
+def _build(task: Task, spec: TrainingSpec) -> Classifier:
+    weights = None
+    if spec.head_init == "probe":
+        # Imported late: the probe's solver is not needed otherwise.
+        from bench.strategies.linear_probe import probe_head
+
+        weights = probe_head(task)
+    head = make_head(task.backbone.info.feature_dim, task.num_classes, weights)
+    return Classifier(task.backbone.module, head).to(task.runtime.device)
+
+
+def _plan_forward(task: Task) -> NumericsPlan:
+    with task.runtime.phase("numerics"):
+        inputs, _ = _first_batch(task, eval_batch_size(task.runtime.device))
+        name = {"weights": task.backbone.info.weights_digest}
+        return plan_forward(task.backbone.module, inputs, task.runtime, key=name)
+
+
+def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPlan:
+    """Return the numerics of a step at the first batch size of the grid."""
+    trained.require_gradients()
+    trained.train()
+    with task.runtime.phase("numerics"):
+        inputs, labels = _first_batch(task, fixed(spec.grid_points()[0].batch_size))
+        name = {
+            "weights": task.backbone.info.weights_digest,
+            "num_classes": task.num_classes,
+            "stages": None if trained.stages is None else [stage.name for stage in trained.stages],
+        }
+        return plan_train(trained.classifier, inputs, labels, task.runtime, key=name)
+
+
+def _first_batch(task: Task, count: int) -> tuple[Tensor, Tensor]:
+    feed = _stream(task, task.train)
+    count = min(count, len(feed))
+    batch = next(feed.batches(torch.arange(count), (count,)))
+    return batch.inputs, batch.labels
+
+
+def _stream(task: Task, split: Split) -> ImageFeed:
+    return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
+
+
+def _prepare_trainings(
+    task: Task,
+    spec: TrainingSpec,
+    classifier: Classifier,
+    stages: Sequence[tuple[Stage, ...] | None],
+    forward: NumericsPlan,
+) -> list[Training]:
+    """Return a training per setting; they share data, and numerics where the same stages train."""
+
+    def hold(split: Split) -> ImageFeed:
+        return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=True)
+
+    with task.runtime.phase("decode"):
+        train, val = hold(task.train), None if task.val is None else hold(task.val)
+    by_stages: dict[tuple[Stage, ...] | None, Training] = {}
+    for part in stages:
+        if part in by_stages:
+            continue
+        trained = Trained(classifier, part)
+        plan = _plan_train(task, spec, trained)
+        by_stages[part] = Training(
+            trained=trained,
+            train=train,
+            val=val,
+            train_plan=plan,
+            val_plan=forward.model_copy(update={"memory_format": plan.memory_format}),
+            device=task.runtime.device,
+            seed=task.seed,
+        )
+    return [by_stages[part] for part in stages]
+
+
+def choose_setting(
+    spec: TrainingSpec, trainings: Sequence[Training], emit: Callable[[Progress], None]
+) -> Chosen:
+    """Train every grid point from the weights at hand and leave the best one's in the model.
+
+    Args:
+        spec: With its grids.
+        trainings: One per grid point, on one classifier.
+        emit: Told of every epoch.
+
+    Raises:
+        DivergedError: Every point diverged.
+    """
+    settings = spec.grid_points()
+    widest = max((training.trained for training in trainings), key=_breadth)
+    start = copy_tensors(widest)
+    points: list[GridPoint] = []
+    best: tuple[int, Fit] | None = None
+    for number, (setting, training) in enumerate(zip(settings, trainings, strict=True)):
+        restore_tensors(widest, start)
+        _enter(training)
+        report = partial(_report, emit, setting.epochs, (number + 1, len(settings)))
+        fit = train_setting(replace(training, report=report), setting)
+        points.append(describe_point(spec, setting, fit))
+        if fit.diverged is None and (best is None or is_better(fit.best, best[1].best)):
+            best = number, fit
+    if best is None:
+        raise DivergedError(_all_diverged(spec, points))
+    restore_tensors(widest, start)
+    index, fit = best
+    _enter(trainings[index])
+    restore_tensors(trainings[index].trained, fit.state)
+    edge = is_at_grid_edge(spec, settings[index])
+    selection = Selection(points=tuple(points), chosen=index, at_grid_edge=edge)
+    return Chosen(settings[index], trainings[index], replace(fit, state={}), selection)
+
+
+def _breadth(trained: Trained) -> float:
+    return math.inf if trained.stages is None else len(trained.stages)
+
+
+def _enter(training: Training) -> None:
+    """Make the model ready for a training: gradients and memory format."""
+    training.trained.require_gradients()
+    apply_plan(training.trained.classifier, training.train_plan)
+
+
+def _report(
+    emit: Callable[[Progress], None],
+    num_epochs: int,
+    place: tuple[int, int],
+    epoch: int,
+    accuracy: float | None,
+) -> None:
+    emit(
+        Progress(
+            phase="train",
+            epoch=epoch,
+            num_epochs=num_epochs,
+            grid_point=place[0],
+            num_grid_points=place[1],
+            val_accuracy=accuracy,
+        )
+    )
+
+
+def grid_fields(spec: TrainingSpec) -> Mapping[str, tuple[Any, ...]]:
+    """Return the values of each field that is a grid."""
+    return {key: value for key, value in spec.model_dump().items() if isinstance(value, tuple)}
+
+
+def describe_point(spec: TrainingSpec, setting: TrainingSpec, fit: Fit) -> GridPoint:
+    """Return what the record says of one setting: the fields that vary, and its best epoch."""
+    values = {key: getattr(setting, key) for key in grid_fields(spec)}
+    if fit.diverged is not None:
+        return GridPoint(
+            setting=values, val_accuracy=None, val_loss=None, note=f"diverged: {fit.diverged}"
+        )
+    return GridPoint(
+        setting=values,
+        val_accuracy=fit.best.val_accuracy,
+        val_loss=fit.best.val_loss,
+        best_epoch=fit.best_epoch,
+        note=NO_VAL if fit.best.val_accuracy is None else None,
+    )
+
+
+def is_at_grid_edge(spec: TrainingSpec, setting: TrainingSpec) -> bool | None:
+    """Return whether a choice is the lowest or highest of a grid of three values or more.
+
+    None where no field has that many: of two values each is an edge and nothing is learned.
+    """
+    wide = {key: set(values) for key, values in grid_fields(spec).items() if len(set(values)) > 2}
+    if not wide:
+        return None
+    return any(getattr(setting, key) in (min(values), max(values)) for key, values in wide.items())
+
+
+def _all_diverged(spec: TrainingSpec, points: Sequence[GridPoint]) -> str:
+    tried = [
+        ", ".join(f"{key} {value:g}" for key, value in point.setting.items()) or "the one setting"
+        for point in points
+    ]
+    reasons = "; ".join(f"{what}: {point.note}" for what, point in zip(tried, points, strict=True))
+    return (
+        f"{spec.name}: every setting diverged ({reasons}). Lower learning_rate, set clip_norm, or "
+        "pin numerics: fp32."
+    )
+
+
+def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
+    training, device = chosen.training, task.runtime.device
+    trained = training.trained
+    classifier = trained.classifier
+
+    def predict(split: Split) -> Tensor:
+        apply_plan(classifier, forward)
+        return predict_logits(classifier, _stream(task, split), forward, device).cpu()
+
+    def training_step() -> Callable[[Tensor, Tensor], None]:
+        # On the model itself: a copy would add its own memory to what is measured. Predictions
+        # made after a step come from other weights, so the profile runs last.
+        _enter(training)
+        trained.train()
+        step = TrainStep(trained, chosen.setting, training.train_plan, device)
+
+        def run(inputs: Tensor, labels: Tensor) -> None:
+            step(inputs, labels)
+
+        return run
+
+    return Adapted(
+        predict=predict,
+        classifier=classifier,
+        training_step=training_step,
+        effective=_describe_effective(task, forward, chosen),
+        num_parameters=sum(value.numel() for value in classifier.parameters()),
+        num_trainable_parameters=sum(value.numel() for value in trained.parameters()),
+        selection=None if task.val is None else chosen.selection,
+        curve=chosen.fit.curve,
+    )
+
+
+def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Effective:
+    requested = fixed(chosen.setting.batch_size)
+    used = min(requested, len(task.train))
+    notes = [] if task.val is not None else [NO_VAL]
+    if used < requested:
+        notes.append(f"batch size {used} in place of {requested}: train has no more examples")
+    points = chosen.selection.points
+    if diverged := sum(point.best_epoch is None for point in points):
+        notes.append(f"{diverged} of {len(points)} settings diverged")
+    return Effective(
+        device=str(task.runtime.device),
+        forward=forward,
+        train=chosen.training.train_plan,
+        requested_batch_size=requested,
+        batch_size=used,
+        effective_batch_size=used,
+        notes=tuple(notes),
+    )

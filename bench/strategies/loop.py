@@ -1,0 +1,301 @@
+"""The one training loop: one fixed setting, from the weights at hand to its best epoch.
+
+It knows no grid, no strategy, no dataset and no backbone: only a model, its trained part, feeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.digests import digest_value
+from bench.numerics import autocast, prepare_inputs
+from bench.record import EpochPoint, NumericsPlan
+from bench.spec import TrainingSpec
+from bench.strategies.augment import Augmentation, make_augmentation
+from bench.strategies.feed import Feed, batch_sizes
+from bench.strategies.freeze import Trained
+from bench.strategies.head import Classifier
+from bench.strategies.schedule import fixed, make_optimizer, rate_factor
+
+CHECK_STEPS = 50
+_EVAL_BATCH = {"cpu": 64, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every setting of a grid trains with.
+
+    Attributes:
+        val: None when there is nothing to choose with: the last epoch is kept.
+        train_plan: Numerics of the training step.
+        val_plan: Numerics of the forward passes over val, in the memory format of `train_plan`.
+        seed: Draws order, augmentation and dropout, the same for every setting.
+        report: Called after each epoch with its number and val accuracy.
+    """
+
+    trained: Trained
+    train: Feed
+    val: Feed | None
+    train_plan: NumericsPlan
+    val_plan: NumericsPlan
+    device: torch.device
+    seed: int
+    report: Callable[[int, float | None], None] = lambda epoch, accuracy: None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of one setting.
+
+    Attributes:
+        curve: Every epoch that ended, first to last.
+        best_epoch: The one kept, from 1: highest val accuracy, then lowest val loss, then earliest.
+        state: The trained tensors after that epoch, by name; empty when it diverged.
+        diverged: Why the setting is out, or None.
+    """
+
+    curve: tuple[EpochPoint, ...]
+    best_epoch: int = 0
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    diverged: str | None = None
+
+    @property
+    def best(self) -> EpochPoint:
+        """The epoch that was kept."""
+        return self.curve[self.best_epoch - 1]
+
+
+class TrainStep:
+    """The plain training step: forward, loss, backward, update.
+
+    It waits for nothing on the device. The loss scale of fp16 is kept here.
+
+    Args:
+        trained: The model; its modes are the caller's.
+        setting: One point of the grid.
+        plan: Numerics of the step, already applied to the model.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, trained: Trained, setting: TrainingSpec, plan: NumericsPlan, device: torch.device
+    ) -> None:
+        self._classifier = trained.classifier
+        self._setting = setting
+        self._plan = plan
+        self._device = device
+        # Gradients follow the dtypes of the forward pass; autocast would lower the head's again.
+        # What has to hold is that TF32 is as the plan says.
+        tf32 = plan.precision == "tf32"
+        self._backward_plan = NumericsPlan(precision="tf32" if tf32 else "fp32")
+        self._parameters = trained.parameters()
+        self._optimizer = make_optimizer(self._parameters, setting)
+        scaled = plan.precision == "fp16" and device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next update."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of the batch, on the device, without waiting for it.
+
+        Args:
+            inputs: What the model takes, shape (B, …).
+            labels: Class indices, shape (B,).
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        with autocast(self._plan, self._device):
+            logits = self._classifier(prepare_inputs(inputs, self._plan))
+        smoothing = self._setting.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        with autocast(self._backward_plan, self._device):
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._setting.clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._setting.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach()
+
+
+def train_setting(training: Training, setting: TrainingSpec) -> Fit:
+    """Train one setting from the model's present weights and return its best epoch.
+
+    The model is left as the last epoch left it; the best tensors are in the result. Global random
+    state is as before.
+
+    Args:
+        training: Model, feeds, numerics, seed.
+        setting: Every field fixed.
+    """
+    run = _Run(training, setting)
+    with seeded(training.seed, training.device):
+        for epoch in range(1, setting.epochs + 1):
+            if reason := run.train_epoch(epoch):
+                return Fit(curve=tuple(run.curve), diverged=reason)
+    return Fit(curve=tuple(run.curve), best_epoch=run.best_epoch, state=run.state)
+
+
+class _Run:
+    """State of one setting between epochs."""
+
+    def __init__(self, training: Training, setting: TrainingSpec) -> None:
+        self._training = training
+        self._setting = setting
+        self._sizes = batch_sizes(len(training.train), fixed(setting.batch_size))
+        self._step = TrainStep(training.trained, setting, training.train_plan, training.device)
+        self._order = torch.Generator().manual_seed(derive_seed(training.seed, "order"))
+        self._augment: Augmentation | None = make_augmentation(
+            setting.augmentation, derive_seed(training.seed, "augment"), training.device
+        )
+        self.curve: list[EpochPoint] = []
+        self.best_epoch = 0
+        self.state: Mapping[str, Tensor] = {}
+
+    def train_epoch(self, epoch: int) -> str | None:
+        """Train and score one epoch; return why the setting diverged, or None."""
+        started = perf_counter()
+        loss = self._pass_over_train(epoch)
+        scores = self._score_val()
+        if loss is None or not self._is_finite(scores):
+            return f"the loss is not finite in epoch {epoch}"
+        accuracy, val_loss = scores if scores is not None else (None, None)
+        point = EpochPoint(
+            epoch=epoch,
+            train_loss=loss,
+            learning_rate=self._rate(epoch * len(self._sizes) - 1),
+            val_accuracy=accuracy,
+            val_loss=val_loss,
+            seconds=perf_counter() - started,
+        )
+        self.curve.append(point)
+        self._keep_best(point)
+        self._training.report(epoch, accuracy)
+        return None
+
+    def _rate(self, step: int) -> float:
+        num_steps = self._setting.epochs * len(self._sizes)
+        return fixed(self._setting.learning_rate) * rate_factor(step, num_steps, self._setting)
+
+    def _pass_over_train(self, epoch: int) -> float | None:
+        """Return the mean loss over the epoch's examples, or None once it is not finite."""
+        training, first = self._training, (epoch - 1) * len(self._sizes)
+        training.trained.train()
+        order = torch.randperm(len(training.train), generator=self._order)
+        total = torch.zeros((), device=training.device)
+        for number, batch in enumerate(training.train.batches(order, self._sizes, self._augment)):
+            self._step.set_rate(self._rate(first + number))
+            total += self._step(batch.inputs, batch.labels) * len(batch.labels)
+            if (number + 1) % CHECK_STEPS == 0 and not bool(total.isfinite()):
+                return None
+        mean = float(total) / len(order)
+        return mean if math.isfinite(mean) else None
+
+    def _score_val(self) -> tuple[float, float] | None:
+        training = self._training
+        if training.val is None:
+            return None
+        logits = predict_logits(
+            training.trained.classifier, training.val, training.val_plan, training.device
+        )
+        return score_logits(logits, training.val.labels)
+
+    def _is_finite(self, scores: tuple[float, float] | None) -> bool:
+        """Return whether the epoch left usable weights; without val they are looked at directly."""
+        if scores is not None:
+            return math.isfinite(scores[1])
+        finite = [value.isfinite().all() for value in self._training.trained.parameters()]
+        return bool(torch.stack(finite).all())
+
+    def _keep_best(self, point: EpochPoint) -> None:
+        if self.best_epoch and not is_better(point, self.curve[self.best_epoch - 1]):
+            return
+        self.best_epoch = point.epoch
+        if point.val_accuracy is not None or point.epoch == self._setting.epochs:
+            self.state = copy_tensors(self._training.trained)
+
+
+def is_better(point: EpochPoint, best: EpochPoint) -> bool:
+    """Return whether an epoch beats the best so far: higher val accuracy, then lower val loss.
+
+    Without val any later epoch does.
+    """
+    if point.val_accuracy is None or best.val_accuracy is None:
+        return True
+    if point.val_accuracy != best.val_accuracy or point.val_loss is None or best.val_loss is None:
+        return point.val_accuracy > best.val_accuracy
+    return point.val_loss < best.val_loss
+
+
+def predict_logits(
+    classifier: Classifier, feed: Feed, plan: NumericsPlan, device: torch.device
+) -> Tensor:
+    """Return logits of every example in order, float32, shape (N, K), on the device.
+
+    The model is put in eval mode and left there.
+
+    Args:
+        classifier: With the plan applied to it.
+        feed: Of the split.
+        plan: Numerics of the forward pass.
+        device: Where the model is.
+    """
+    classifier.eval()
+    sizes = batch_sizes(len(feed), eval_batch_size(device))
+    with torch.no_grad(), autocast(plan, device):
+        parts = [
+            classifier(prepare_inputs(batch.inputs, plan)).float()
+            for batch in feed.batches(torch.arange(len(feed)), sizes)
+        ]
+    return torch.cat(parts)
+
+
+def eval_batch_size(device: torch.device) -> int:
+    """Return examples per forward pass in evaluation: enough to fill the device."""
+    return _EVAL_BATCH.get(device.type, _EVAL_BATCH["cpu"])
+
+
+def score_logits(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return accuracy in [0, 1] and mean cross-entropy in nats, with one wait for the device."""
+    accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    accuracy, loss = torch.stack((accuracy, F.cross_entropy(logits, labels))).tolist()
+    return accuracy, loss
+
+
+def copy_tensors(trained: Trained) -> Mapping[str, Tensor]:
+    """Return copies of the trained tensors by name, on their device."""
+    return {name: value.clone() for name, value in trained.tensors().items()}
+
+
+@torch.no_grad()
+def restore_tensors(trained: Trained, state: Mapping[str, Tensor]) -> None:
+    """Write copies made by `copy_tensors` back into the model."""
+    for name, value in trained.tensors().items():
+        value.copy_(state[name])
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return a seed of its own for one purpose, so that no two draws share a stream."""
+    return int(digest_value([seed, purpose])[:15], 16)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what a model draws itself (dropout, dropped paths) and put global state back after."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(derive_seed(seed, "model"))
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive_seed(seed, "model"))
+        yield
