@@ -1,0 +1,111 @@
+"""Suite -> cells in the order that shows most first; pure, knows no store and no machine."""
+
+import math
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from itertools import product
+
+from bench import registry
+from bench.errors import UsageError
+from bench.spec import Cell, StrategySpec, Suite
+
+_MAX_LISTED = 30
+_WILDCARDS = frozenset("*?[")
+
+
+def plan_cells(suite: Suite) -> tuple[Cell, ...]:
+    """Return every cell of a suite that no exclude matches.
+
+    Strategies that leave the backbone alone come first, over the whole suite, then those that
+    train the fewest stages: a sweep that is stopped has a ranking already. Within such a rank,
+    cells of a dataset, and of a backbone on it, are neighbours, so that artifacts are reused while
+    they are hot; then the suite's own order holds.
+
+    Raises:
+        UsageError: A strategy is not registered.
+    """
+    datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
+    cells = []
+    for dataset, backbone, strategy in product(datasets, suite.backbones, suite.strategies):
+        if any(rule.matches(backbone, dataset, strategy) for rule in suite.exclude):
+            continue
+        shared = {
+            "suite": suite.name,
+            "backbone": backbone,
+            "dataset": dataset,
+            "strategy": strategy,
+            "split_seed": suite.split_seed,
+            "image_size": dataset.image_size or suite.image_size,
+            "numerics": suite.numerics,
+        }
+        cells += [Cell(seed=seed, **shared) for seed in suite.seeds]
+    return tuple(sorted(cells, key=lambda cell: _rank(cell.strategy)))
+
+
+def _rank(strategy: StrategySpec) -> tuple[bool, float]:
+    """Return how much of the backbone trains: nothing, some stages, or all of it."""
+    stages = getattr(strategy, "trainable_stages", math.inf)
+    most = max(stages) if isinstance(stages, tuple) else stages
+    return registry.strategy(strategy.name).trains_backbone, float(most)
+
+
+def select_cells(
+    cells: Sequence[Cell], *, only: str | None = None, seeds: Sequence[int] | None = None
+) -> tuple[Cell, ...]:
+    """Return the cells that a command line asks for, in their order.
+
+    Args:
+        cells: Of one suite.
+        only: A glob over the label or one of its parts (backbone, dataset, strategy), or a piece
+            of the label; None takes all.
+        seeds: Those to keep; None takes all.
+
+    Raises:
+        UsageError: Nothing matches, or a seed is not the suite's.
+    """
+    _check_seeds(cells, seeds)
+    kept = tuple(cell for cell in cells if seeds is None or cell.seed in seeds)
+    if only is None:
+        return kept
+    selected = tuple(cell for cell in kept if _matches(cell, only))
+    if not selected:
+        raise UsageError(f"--only '{only}' matches no cell.\n{_list_parts(kept)}")
+    return selected
+
+
+def _check_seeds(cells: Sequence[Cell], seeds: Sequence[int] | None) -> None:
+    known = sorted({cell.seed for cell in cells})
+    strangers = [seed for seed in seeds or () if seed not in known]
+    if strangers:
+        raise UsageError(
+            f"--seeds: the suite has no seed {_join(strangers)}; it has {_join(known)}. "
+            "Add it to seeds: in the suite file."
+        )
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    parts = (
+        cell.label,
+        cell.backbone.label,
+        cell.backbone.name,
+        cell.dataset.label,
+        cell.dataset.name,
+        cell.strategy.name,
+    )
+    globbed = _WILDCARDS & set(pattern) and any(fnmatchcase(part, pattern) for part in parts)
+    return bool(globbed) or pattern in cell.label
+
+
+def _list_parts(cells: Iterable[Cell]) -> str:
+    axes: dict[str, dict[str, None]] = {"backbones": {}, "datasets": {}, "strategies": {}}
+    for cell in cells:
+        axes["backbones"][cell.backbone.label] = None
+        axes["datasets"][cell.dataset.label] = None
+        axes["strategies"][cell.strategy.name] = None
+    return "\n".join(f"  {axis}: {_join(list(labels))}" for axis, labels in axes.items())
+
+
+def _join(items: Sequence[object]) -> str:
+    shown = ", ".join(str(item) for item in items[:_MAX_LISTED])
+    more = len(items) - _MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,145 @@
+"""Specs that are right alone but not together; knows names and specs, not what they stand for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bench import registry
+from bench.spec import BackboneSpec, DatasetSpec, Exclude, StrategySpec
+from bench.suite.document import Document, Keys
+from bench.suite.names import Entry
+
+MIN_SHOTS_FOR_VAL = 5
+"""Below this many examples per class, a val split is too small to choose a setting on."""
+
+_NOTHING_TO_TRAIN = "plain"
+
+Kept: TypeAlias = tuple[Entry[BackboneSpec], DatasetSpec, Entry[StrategySpec]]
+"""A combination that no exclude matches."""
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """The axes of a suite, resolved as far as the file is right.
+
+    Attributes:
+        exclude: Those that are valid, with their place in the file.
+        shots: The suite's default.
+        image_size: The suite's default.
+    """
+
+    backbones: list[Entry[BackboneSpec]]
+    datasets: list[Entry[DatasetSpec]]
+    strategies: list[Entry[StrategySpec]]
+    exclude: list[tuple[Keys, Exclude]]
+    shots: int | tuple[int, ...] | None
+    image_size: int | None
+
+    def variants(self) -> Iterator[tuple[Entry[DatasetSpec], DatasetSpec]]:
+        """Yield every dataset once per number of shots, with its size in pixels filled in."""
+        for entry in self.datasets:
+            for spec in entry.spec.per_shots(self.shots):
+                size = spec.image_size or self.image_size
+                yield entry, spec.model_copy(update={"image_size": size})
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield every combination that no exclude matches."""
+        rules = [rule for _, rule in self.exclude]
+        variants = [spec for _, spec in self.variants()]
+        for backbone in self.backbones:
+            for dataset in variants:
+                for strategy in self.strategies:
+                    axes = (backbone.spec, dataset, strategy.spec)
+                    if not any(rule.matches(*axes) for rule in rules):
+                        yield backbone, dataset, strategy
+
+
+def check_combinations(axes: Combinations, document: Document, *, complete: bool) -> None:
+    """Note every impossible combination in the document.
+
+    Args:
+        axes: What is swept.
+        document: Takes the problems.
+        complete: Whether every entry of the file was resolved; only then can it be said that an
+            exclude matches nothing, or everything.
+    """
+    _check_train_examples(axes, document)
+    _check_repeats(axes, document)
+    kept = list(axes.kept())
+    _check_nothing_to_train(kept, document)
+    _check_few_shots(kept, document)
+    if complete:
+        _check_excludes(axes, document)
+        if not kept:
+            document.add(("exclude",), "every cell is excluded; narrow or remove an exclude")
+
+
+def _check_train_examples(axes: Combinations, document: Document) -> None:
+    for entry in axes.datasets:
+        own = entry.spec.shots is not None
+        if entry.spec.train_examples is not None and (own or axes.shots is not None):
+            document.add(
+                (*entry.keys, "train_examples"),
+                f"dataset '{entry.spec.name}' has train_examples together with "
+                f"{'shots' if own else 'the shots of the suite'}: both set the size of train; "
+                "keep one",
+            )
+
+
+def _check_repeats(axes: Combinations, document: Document) -> None:
+    first: dict[DatasetSpec, Keys] = {}
+    for entry, spec in axes.variants():
+        if spec in first:
+            document.add(
+                entry.keys,
+                f"dataset '{spec.label}' repeats the one on line {document.line(first[spec])}, "
+                "which would repeat its cells",
+            )
+        first.setdefault(spec, entry.keys)
+
+
+def _check_nothing_to_train(kept: list[Kept], document: Document) -> None:
+    impossible: dict[Keys, tuple[str, dict[str, None]]] = {}
+    for backbone, _, strategy in kept:
+        name = backbone.spec.name
+        plain = registry.backbone_prefix(name) == _NOTHING_TO_TRAIN
+        if plain and registry.strategy(strategy.spec.name).trains_backbone:
+            impossible.setdefault(backbone.keys, (name, {}))[1][strategy.spec.name] = None
+    for keys, (name, strategies) in impossible.items():
+        rules = ", ".join(f'{{backbone: "{name}", strategy: {word}}}' for word in strategies)
+        document.add(
+            keys,
+            f"'{name}' has nothing to train, so {' and '.join(strategies)} cannot adapt it; "
+            f"add exclude: [{rules}]",
+        )
+
+
+def _check_few_shots(kept: list[Kept], document: Document) -> None:
+    few: dict[Keys, tuple[StrategySpec, dict[str, None]]] = {}
+    for _, dataset, entry in kept:
+        shots, spec = dataset.shots, entry.spec
+        if isinstance(shots, int) and shots < MIN_SHOTS_FOR_VAL and _chooses_setting(spec):
+            few.setdefault(entry.keys, (spec, {}))[1][dataset.label] = None
+    for keys, (spec, labels) in few.items():
+        document.add(
+            keys,
+            f"strategy '{spec.name}' chooses among {len(spec.grid_points())} settings on val: "
+            f"below {MIN_SHOTS_FOR_VAL} shots a fixed setting is required, and the suite has "
+            f"{', '.join(labels)}; give single values, or more shots",
+        )
+
+
+def _chooses_setting(spec: StrategySpec) -> bool:
+    return len(spec.grid_points()) > 1 and registry.strategy(spec.name).needs_val(spec)
+
+
+def _check_excludes(axes: Combinations, document: Document) -> None:
+    variants = [spec for _, spec in axes.variants()]
+    for keys, rule in axes.exclude:
+        if not any(
+            rule.matches(backbone.spec, dataset, strategy.spec)
+            for backbone in axes.backbones
+            for dataset in variants
+            for strategy in axes.strategies
+        ):
+            document.add(keys, "this exclude matches no cell; correct its globs or remove it")

@@ -1,0 +1,86 @@
+"""The JSON Schema of suite files, for editors; knows every registered name and strategy."""
+
+from typing import Any
+
+from bench import registry
+from bench.spec import BackboneSpec, DatasetSpec, StrategySpec, Suite
+
+_DURATION = r"^(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
+_BYTES = r"^\s*\d*\.?\d+\s*\w*$"
+_REF = "#/$defs/{model}"
+
+
+def suite_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the YAML, strategies with the fields of their own specs.
+
+    Names that sources list are offered for completion; a name outside the list stays valid, since
+    globs and places (`folder:…`) are not in it.
+
+    Raises:
+        BenchError: A plugin does not load.
+    """
+    schema = Suite.model_json_schema(ref_template=_REF)
+    definitions = schema["$defs"]
+    backbones = _listed_names("backbones", registry.backbone_source)
+    datasets = _listed_names("datasets", registry.dataset_source)
+    schema["properties"]["backbones"]["items"] = _entry(BackboneSpec, backbones, definitions)
+    schema["properties"]["datasets"]["items"] = _entry(DatasetSpec, datasets, definitions)
+    schema["properties"]["strategies"]["items"] = _strategies(definitions)
+    definitions.pop("StrategySpec", None)
+    _allow_text_units(definitions["Limits"]["properties"])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": Suite.TITLE,
+        "description": "What to sweep and under which protocol.",
+    }
+
+
+def _listed_names(kind: str, source: Any) -> list[str]:
+    names: list[str] = []
+    for prefix in registry.registered(kind):
+        names += source(prefix).names()
+    return sorted(names)
+
+
+def _entry(
+    model: type[BackboneSpec] | type[DatasetSpec], names: list[str], definitions: dict[str, Any]
+) -> dict[str, Any]:
+    own = model.model_json_schema(ref_template=_REF)
+    definitions.update(own.pop("$defs", {}))
+    name = {"anyOf": [{"enum": names}, {"type": "string"}]}
+    own["properties"]["name"] = name
+    definitions[model.__name__] = own
+    return {"anyOf": [name, {"$ref": _REF.format(model=model.__name__)}]}
+
+
+def _strategies(definitions: dict[str, Any]) -> dict[str, Any]:
+    names = list(registry.registered("strategies"))
+    for name in names:
+        strategy = registry.strategy(name)
+        definitions[_key(name)] = _strategy(name, strategy.Spec, strategy.summary, definitions)
+    references = [{"$ref": _REF.format(model=_key(name))} for name in names]
+    return {"anyOf": [{"enum": names}, *references]}
+
+
+def _key(name: str) -> str:
+    return f"strategy_{name}"
+
+
+def _strategy(
+    name: str, model: type[StrategySpec], summary: str, definitions: dict[str, Any]
+) -> dict[str, Any]:
+    own = model.model_json_schema(ref_template=_REF)
+    definitions.update(own.pop("$defs", {}))
+    own["properties"]["name"] = {"const": name}
+    own["required"] = sorted({*own.get("required", ()), "name"})
+    return {**own, "title": name, "description": summary}
+
+
+def _allow_text_units(limits: dict[str, Any]) -> None:
+    """Let `2h` and `16GiB` stand beside numbers, which pydantic's schema does not know of."""
+    for name, own in limits.items():
+        pattern = _BYTES if name == "host_memory" else _DURATION
+        kept = {key: own.pop(key) for key in ("default", "title") if key in own}
+        members = own.pop("anyOf", None) or [dict(own)]
+        limits[name] = {**kept, "anyOf": [*members, {"type": "string", "pattern": pattern}]}
