@@ -73,6 +73,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def open_rgb(data: bytes) -> Image.Image:
     """Return the upright RGB image of a file's bytes; raises one of `UNREADABLE`."""
     with Image.open(io.BytesIO(data)) as image:
+        image.load()
         return to_rgb(image)
 
 
@@ -85,6 +86,7 @@ def unreadable_reason(data: bytes) -> str | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (1, 1))
+            image.load()
             to_rgb(image)
     except UnidentifiedImageError:
         return "not an image" if data else "empty file"

@@ -1,6 +1,7 @@
 """Parts of a source -> one dataset with its fingerprint; knows no format and draws no split."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def assemble_dataset(
     """
     ids = [id_ for examples in parts.values() for id_ in examples.ids]
     if len(set(ids)) != len(ids):
-        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+        twice = Counter(ids).most_common(1)[0][0]
         raise DatasetError(f"{name}: two examples have the id '{twice}'; ids must be unique.")
     return RawDataset(
         name=name,

@@ -1,0 +1,80 @@
+"""``folder:<path>``: images in class folders, with or without split folders; draws no split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.datasets.raw import assemble_dataset, refuse_corrupt
+from bench.datasets.splits import conflicting_request
+from bench.datasets.tree import Tree, scan_tree
+from bench.errors import DatasetError
+from bench.interfaces import Located, Missing, RawDataset
+from bench.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from bench.artifacts import ArtifactCache
+    from bench.datasets.files import ImageFile
+
+
+class FolderSource:
+    """``folder:~/photos``: one sub-folder per class, see `scan_tree` for the layouts."""
+
+    prefix: ClassVar[str] = "folder"
+
+    def names(self) -> Sequence[str]:
+        """Return nothing: any path is a name."""
+        return ()
+
+    def check(self, spec: DatasetSpec) -> str | None:
+        """Return what is wrong with the spec or with the layout of its folder, or None."""
+        if problem := conflicting_request(spec):
+            return problem
+        try:
+            scan_tree(_root(spec))
+        except DatasetError as error:
+            return str(error)
+        return None
+
+    def locate(self, spec: DatasetSpec) -> Located:
+        """Return every image file; a folder that cannot be used is missing."""
+        try:
+            tree = scan_tree(_root(spec))
+        except DatasetError as error:
+            return Located(
+                missing=(Missing(f"data of {spec.name}", str(error), downloadable=False),)
+            )
+        files = tuple(tree.root / name for part in tree.files.values() for name, _ in part)
+        return Located(files=files, packages=("pillow",))
+
+    def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
+        """Return the readable images; ids are paths relative to the folder.
+
+        Raises:
+            DatasetError: The layout is not understood, or more is corrupt than the spec allows.
+        """
+        # Pillow stays out of the parent process, which only checks and locates.
+        from bench.datasets.files import check_files, file_examples
+
+        tree = scan_tree(_root(spec))
+        files = {part: _image_files(tree, part) for part in tree.files}
+        every = [file for part in files.values() for file in part]
+        checked = check_files(every, cache)
+        refuse_corrupt(tree.root, checked.unreadable, len(every), spec.max_corrupt_fraction)
+        return assemble_dataset(
+            spec.name,
+            tree.class_names,
+            {part: file_examples(listed, checked) for part, listed in files.items()},
+            corrupt=list(checked.unreadable),
+        )
+
+
+def _image_files(tree: Tree, part: str) -> list[ImageFile]:
+    from bench.datasets.files import ImageFile
+
+    return [ImageFile(name, tree.root / name, label) for name, label in tree.files[part]]
+
+
+def _root(spec: DatasetSpec) -> Path:
+    return Path(spec.name.partition(":")[2]).expanduser()

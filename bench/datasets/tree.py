@@ -1,0 +1,165 @@
+"""A folder -> its classes, splits and image files, from names alone; opens no file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import DatasetError
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff")
+) | {".webp", ".avif"}
+"""Files with other suffixes are not looked at; case does not matter."""
+
+_PART_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_IGNORED = ("__MACOSX", "__pycache__")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a folder holds.
+
+    Attributes:
+        class_names: Sorted; their position is the class index.
+        files: By part: path relative to the root in POSIX form, and class index; sorted.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: Mapping[str, tuple[tuple[str, int], ...]]
+
+
+def scan_tree(root: Path) -> Tree:
+    """Return classes and image files below a folder.
+
+    Two layouts are known: ``<class>/**/image`` and ``<split>/<class>/**/image`` with the splits
+    ``train``, and ``val`` (or ``valid``, ``validation``) and ``test`` where there are any. Hidden
+    files and folders are ignored, links are followed.
+
+    Raises:
+        DatasetError: The folder does not hold such a data set; says what is wrong and where.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetError(f"{root} {what}. Give the folder that holds one sub-folder per class.")
+    parts = _part_folders(root)
+    class_names = tuple(sorted(entry.name for entry in _folders(parts["train"])))
+    _check_classes(parts["train"], class_names)
+    files = {part: _part_files(root, folder, class_names) for part, folder in parts.items()}
+    return Tree(root=root, class_names=class_names, files=files)
+
+
+def _part_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each part; with no split folders, train is the root."""
+    names = [entry.name for entry in _folders(root)]
+    splits = [name for name in names if name in _PART_FOLDERS]
+    others = [name for name in names if name not in _PART_FOLDERS]
+    if len(splits) < 2 and (others or splits != ["train"]):
+        return {"train": root}
+    if others:
+        raise DatasetError(
+            f"{root} holds split folders ({', '.join(splits)}) beside others "
+            f"({', '.join(others[:5])}). Keep either split folders or class folders at the top."
+        )
+    if "train" not in splits:
+        raise DatasetError(f"{root} holds {' and '.join(splits)} but no train folder. Add one.")
+    parts: dict[str, Path] = {}
+    for name in splits:
+        part = _PART_FOLDERS[name]
+        if part in parts:
+            raise DatasetError(
+                f"{root} holds two folders for {part}: {parts[part].name} and {name}. Keep one."
+            )
+        parts[part] = root / name
+    return parts
+
+
+def _check_classes(folder: Path, class_names: tuple[str, ...]) -> None:
+    if not class_names:
+        loose = any(_is_image(entry.name) for entry in _entries(folder))
+        found = "images but no class folders" if loose else "no class folders"
+        raise DatasetError(
+            f"{folder} holds {found}. Put the images of each class into a sub-folder of its name."
+        )
+    if len(class_names) == 1:
+        raise DatasetError(
+            f"{folder} holds one class only, '{class_names[0]}'. Classification needs two or more."
+        )
+
+
+def _part_files(
+    root: Path, folder: Path, class_names: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    index = {name: number for number, name in enumerate(class_names)}
+    files: list[tuple[str, int]] = []
+    for entry in _folders(folder):
+        if entry.name not in index:
+            raise DatasetError(
+                f"{entry.path} is a class that train lacks. Train has: "
+                f"{', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}. "
+                "Rename it, or add it to train."
+            )
+        paths = sorted(_images(Path(entry.path), ()))
+        if not paths:
+            raise DatasetError(
+                f"class folder {entry.path} holds no images. Fill it or remove it. "
+                f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        label = index[entry.name]
+        files.extend((Path(path).relative_to(root).as_posix(), label) for path in paths)
+    _check_encoding(root, files)
+    return tuple(files)
+
+
+def _check_encoding(root: Path, files: list[tuple[str, int]]) -> None:
+    for name, _ in files:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(
+                f"{root}: the file name {name!r} is not UTF-8, so it cannot be an id. Rename it."
+            ) from error
+
+
+def _images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield the paths of images at any depth; a link back to a folder above is not followed."""
+    stat = folder.stat()
+    identity = (stat.st_dev, stat.st_ino)
+    if identity in above:
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _images(Path(entry.path), (*above, identity))
+        elif _is_image(entry.name):
+            yield entry.path
+
+
+def _folders(folder: Path) -> list[os.DirEntry[str]]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name, hidden entries left out."""
+    try:
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not _hidden(entry.name)]
+    except OSError as error:
+        raise DatasetError(f"cannot list {folder}: {error.strerror}.") from error
+    return sorted(seen, key=lambda entry: entry.name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _IGNORED
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - ten times as fast
