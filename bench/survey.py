@@ -1,0 +1,168 @@
+"""What cells need of this machine and what they are known by; no torch, no network, no store.
+
+A request key is the parent's cheap stand-in for a record's key: the cell, with size and time stamp
+of every file it stands for and the version of every package that can change its numbers.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
+
+from bench import registry
+from bench.digests import digest_value, stamp_files
+from bench.interfaces import Located, Missing
+from bench.record import Record, Status
+from bench.spec import BackboneSpec, Cell, DatasetSpec
+
+_KEY_VERSION = 1
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "timm",
+    "torch",
+    "torchvision",
+    "transfer-bench",
+    "transformers",
+)
+
+
+@dataclass(frozen=True)
+class CellSurvey:
+    """What is known of a cell before it runs.
+
+    Attributes:
+        missing: What its backbone and its dataset lack on this machine.
+        measured: Whether a run would skip it.
+        estimated_seconds: Wall seconds it may take, after cells like it; None where none are known,
+            0 where it is measured.
+    """
+
+    cell: Cell
+    request_key: str
+    missing: tuple[Missing, ...]
+    measured: bool
+    estimated_seconds: float | None
+
+
+def survey_cells(
+    cells: Sequence[Cell],
+    *,
+    ok_request_keys: Collection[str] = frozenset(),
+    records: Iterable[Record] = (),
+) -> tuple[CellSurvey, ...]:
+    """Return what is known of each cell, in order.
+
+    Args:
+        cells: To look at.
+        ok_request_keys: Of what the suite's latest run holds, on this class of device.
+        records: Earlier ones, which say how long such cells take.
+    """
+    estimates = _Estimates(records)
+    surveys = []
+    for cell in cells:
+        key = request_key(cell)
+        measured = key in ok_request_keys
+        seconds = 0.0 if measured else estimates.seconds(cell)
+        surveys.append(CellSurvey(cell, key, locate_cell(cell).missing, measured, seconds))
+    return tuple(surveys)
+
+
+def request_key(cell: Cell) -> str:
+    """Return the digest of a cell with its files' stamps and its packages' versions.
+
+    Files are looked at once per backbone and dataset; see `forget_files`.
+
+    Raises:
+        BenchError: A source or a strategy does not load.
+    """
+    backbone, dataset = _backbone_state(cell.backbone), _dataset_state(cell.dataset)
+    return digest_value(
+        {
+            "version": _KEY_VERSION,
+            "cell": cell.canonical(),
+            "strategy_version": registry.strategy(cell.strategy.name).version,
+            "backbone": backbone.digest,
+            "dataset": dataset.digest,
+            "packages": _core_versions(),
+        }
+    )
+
+
+def locate_cell(cell: Cell) -> Located:
+    """Return the files, packages and lacks of a cell's backbone and dataset together."""
+    parts = (_backbone_state(cell.backbone).located, _dataset_state(cell.dataset).located)
+    return Located(
+        files=tuple(path for part in parts for path in part.files),
+        missing=tuple(lack for part in parts for lack in part.missing),
+        packages=tuple(dict.fromkeys(name for part in parts for name in part.packages)),
+    )
+
+
+def forget_files() -> None:
+    """Look at every file again from now on: call it after something was downloaded or changed."""
+    _backbone_state.cache_clear()
+    _dataset_state.cache_clear()
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a spec stands for on this machine, and the digest of stamps and versions."""
+
+    located: Located
+    digest: str
+
+
+@cache
+def _backbone_state(spec: BackboneSpec) -> _State:
+    return _state(registry.backbone_source(spec.name).locate(spec))
+
+
+@cache
+def _dataset_state(spec: DatasetSpec) -> _State:
+    return _state(registry.dataset_source(spec.name).locate(spec))
+
+
+def _state(located: Located) -> _State:
+    value = {
+        "files": stamp_files(located.files),
+        "packages": {name: _version(name) for name in sorted(located.packages)},
+    }
+    return _State(located, digest_value(value))
+
+
+@cache
+def _core_versions() -> dict[str, str | None]:
+    return {name: _version(name) for name in _PACKAGES}
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class _Estimates:
+    """Wall seconds of earlier cells, by what makes cells alike, closest likeness first."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        seconds: Mapping[tuple[str, ...], list[float]] = defaultdict(list)
+        for record in records:
+            if record.status is Status.OK:
+                for likeness in _likenesses(record.cell):
+                    seconds[likeness].append(record.wall_seconds)
+        self._seconds = {likeness: median(values) for likeness, values in seconds.items()}
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Return the median of the closest likeness that has any, or None."""
+        known = (self._seconds.get(likeness) for likeness in _likenesses(cell))
+        return next((value for value in known if value is not None), None)
+
+
+def _likenesses(cell: Cell) -> tuple[tuple[str, ...], ...]:
+    backbone, strategy = cell.backbone.name, cell.strategy.name
+    return (backbone, strategy, cell.dataset.label), (backbone, strategy)
