@@ -1,0 +1,7 @@
+"""Records -> rows -> text and files, the only place that scales and rounds; knows no database."""
+
+from bench.tables.ranking import best_rows
+from bench.tables.render import FORMATS, render
+from bench.tables.rows import FailedCell, Row, failed_cells, summarise
+
+__all__ = ["FORMATS", "FailedCell", "Row", "best_rows", "failed_cells", "render", "summarise"]

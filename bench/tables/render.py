@@ -1,0 +1,194 @@
+"""Rows -> csv, json, markdown, latex, parquet and the terminal; knows where nothing is printed."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.errors import UsageError
+from bench.record import Status
+from bench.tables import scale
+from bench.tables.ranking import best_rows
+from bench.tables.rows import COLUMNS, Row
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A column of the tables that people read.
+
+    Attributes:
+        priority: Columns with the highest number are left out first where room is short.
+        numeric: Whether it is aligned to the right.
+    """
+
+    title: str
+    cell: Callable[[Row], str]
+    priority: int = 0
+    numeric: bool = True
+
+
+def accuracy_text(row: Row) -> str:
+    """Return the accuracy in percent, or the status of a row without one.
+
+    Where a seed failed, how many did not is part of it.
+    """
+    if row.test_accuracy is None:
+        return row.status
+    text = scale.percent(row.test_accuracy)
+    return text if row.status == Status.OK else f"{text} ({_seeds(row)} ok)"
+
+
+def _seeds(row: Row) -> str:
+    return str(row.num_seeds) if row.status == Status.OK else f"{row.num_seeds}/{row.num_cells}"
+
+
+TEXT_COLUMNS = (
+    TextColumn("backbone", lambda row: row.backbone, numeric=False),
+    TextColumn("strategy", lambda row: row.strategy, numeric=False),
+    TextColumn("acc %", accuracy_text),
+    TextColumn("95%", lambda row: scale.interval(row.test_accuracy_low, row.test_accuracy_high), 1),
+    TextColumn("F1 %", lambda row: scale.percent(row.test_macro_f1), 7),
+    TextColumn("train/s", lambda row: scale.rate(row.train_examples_per_second), 5),
+    TextColumn("infer/s", lambda row: scale.rate(row.infer_examples_per_second), 3),
+    TextColumn("p50 ms", lambda row: scale.milliseconds(row.latency_p50_seconds), 6),
+    TextColumn("MiB", lambda row: scale.megabytes(row.infer_peak_memory_bytes), 4),
+    TextColumn("time", lambda row: scale.duration(row.standalone_seconds), 2),
+    TextColumn("seeds", _seeds, 8),
+)
+_DATASET = TextColumn("dataset", lambda row: row.dataset, numeric=False)
+
+
+def to_csv(rows: Sequence[Row]) -> bytes:
+    """Return every column in base units, unrounded; an absent value is an empty field."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return file.getvalue().encode()
+
+
+def to_json(rows: Sequence[Row]) -> bytes:
+    """Return a list of objects in base units, unrounded; an absent value is null."""
+    return (json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def to_markdown(rows: Sequence[Row]) -> bytes:
+    """Return a table with the best of each dataset in bold."""
+    best = set(map(id, best_rows(rows)))
+    columns = (_DATASET, *TEXT_COLUMNS)
+    lines = [
+        _markdown_line([column.title for column in columns]),
+        _markdown_line(["---:" if column.numeric else "---" for column in columns]),
+    ]
+    for row in rows:
+        cells = [_escape_markdown(column.cell(row)) for column in columns]
+        lines.append(_markdown_line(_bold(cells, columns, id(row) in best, "**{}**")))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _bold(
+    cells: list[str], columns: Sequence[TextColumn], is_best: bool, pattern: str
+) -> list[str]:
+    index = next(i for i, column in enumerate(columns) if column.cell is accuracy_text)
+    return [
+        pattern.format(cell) if is_best and position == index else cell
+        for position, cell in enumerate(cells)
+    ]
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+_MARKDOWN_SPECIAL = "\\|*_`[]<>"
+
+
+def _escape_markdown(text: str) -> str:
+    return "".join("\\" + sign if sign in _MARKDOWN_SPECIAL else sign for sign in text)
+
+
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX_SPECIAL.get(sign, sign) for sign in text)
+
+
+def to_latex(rows: Sequence[Row]) -> bytes:
+    """Return a ``tabular`` for the booktabs package, the best of each dataset in bold."""
+    best = set(map(id, best_rows(rows)))
+    columns = (_DATASET, *TEXT_COLUMNS)
+    layout = "".join("r" if column.numeric else "l" for column in columns)
+    lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
+    lines += [_latex_line([_escape_latex(column.title) for column in columns]), r"\midrule"]
+    for position, row in enumerate(rows):
+        if position and row.dataset != rows[position - 1].dataset:
+            lines.append(r"\midrule")
+        cells = [_escape_latex(column.cell(row)) for column in columns]
+        lines.append(_latex_line(_bold(cells, columns, id(row) in best, r"\textbf{{{}}}")))
+    return ("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n").encode()
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """Return every column in base units, unrounded, each of one type even where all is absent."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, _arrow_type(pa, name)) for name in COLUMNS])
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _arrow_type(pa: Any, name: str) -> Any:
+    annotation = str(Row.__annotations__[name])
+    if "float" in annotation:
+        return pa.float64()
+    return pa.int64() if "int" in annotation else pa.string()
+
+
+def to_terminal(rows: Sequence[Row]) -> bytes:
+    """Return the terminal's table without colour, 100 columns wide."""
+    from bench.tables.terminal import terminal_text
+
+    return terminal_text(rows, (), width=100).encode()
+
+
+FORMATS: dict[str, Callable[[Sequence[Row]], bytes]] = {
+    "table": to_terminal,
+    "csv": to_csv,
+    "json": to_json,
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "parquet": to_parquet,
+}
+
+
+def render(rows: Sequence[Row], form: str) -> bytes:
+    """Return the rows in a format, ready to be written to a file.
+
+    Args:
+        rows: In the order they shall appear.
+        form: One of `FORMATS`.
+
+    Raises:
+        UsageError: There is no such format.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"no table format '{form}'. Known: {', '.join(FORMATS)}.")
+    return FORMATS[form](rows)

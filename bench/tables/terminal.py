@@ -1,0 +1,143 @@
+"""Rows -> a table for the terminal, one block per dataset, in as many columns as fit."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.record import Status
+from bench.tables import scale
+from bench.tables.ranking import best_rows
+from bench.tables.render import TEXT_COLUMNS, TextColumn, accuracy_text
+from bench.tables.rows import FailedCell, Row
+
+_GAP = 2
+_MARK = "*"
+_NAME_WIDTH = 28
+_NARROWEST_NAME = 16
+_NARROWEST = 4
+_MOST_FAILURES = 20
+
+
+def terminal_text(
+    rows: Sequence[Row], failures: Sequence[FailedCell], *, width: int, colour: bool = False
+) -> str:
+    """Return the table with a block per dataset, and the failures with their reasons under it.
+
+    The best of a dataset, and all that cannot be told from it, are marked. Columns that do not fit
+    are left out, the least telling first; long names wrap.
+
+    Args:
+        rows: In the order they shall appear.
+        failures: Cells to list under the table.
+        width: Columns of the terminal.
+        colour: Whether escape sequences are written.
+    """
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+        legacy_windows=False,
+    )
+    best = set(map(id, best_rows(rows)))
+    columns = _columns_that_fit(rows, width)
+    for (suite, run_id, dataset), block in groupby(rows, _block):
+        console.print(_table(f"{suite} · {dataset} · run {run_id}", list(block), columns, best))
+    if rows:
+        console.print(_legend(rows, columns), style="dim")
+    if failures:
+        _print_failures(console, failures)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _block(row: Row) -> tuple[str, int, str]:
+    return (row.suite, row.run_id, row.dataset)
+
+
+@dataclass(frozen=True)
+class _Sized:
+    column: TextColumn
+    width: int
+
+
+def _columns_that_fit(rows: Sequence[Row], width: int) -> list[_Sized]:
+    """Leave out the least telling columns, then narrow the names, until the rest fits."""
+    name, *columns = [_Sized(column, _natural_width(column, rows)) for column in TEXT_COLUMNS]
+    wished = min(name.width, max(_NAME_WIDTH, width // 3))
+    while wished + _total(columns) > width:
+        least = max(columns, key=lambda sized: sized.column.priority)
+        if least.column.priority == 0:
+            break
+        columns.remove(least)
+    room = max(_NARROWEST_NAME, width - _total(columns))
+    return [_Sized(name.column, min(name.width, room)), *columns]
+
+
+def _natural_width(column: TextColumn, rows: Sequence[Row]) -> int:
+    mark = len(_MARK) + 1 if column.cell is accuracy_text else 0
+    return max(
+        cell_len(column.title), *(cell_len(column.cell(row)) + mark for row in rows), _NARROWEST
+    )
+
+
+def _total(columns: Sequence[_Sized]) -> int:
+    return sum(sized.width + _GAP for sized in columns)
+
+
+def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], best: set[int]) -> Table:
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for sized in columns:
+        justify: Literal["right", "left"] = "right" if sized.column.numeric else "left"
+        table.add_column(sized.column.title, justify=justify, overflow="fold", width=sized.width)
+    for row in rows:
+        cells = [_cell(sized.column, row, id(row) in best) for sized in columns]
+        table.add_row(*cells, style="" if row.status == Status.OK else "red")
+    return table
+
+
+def _cell(column: TextColumn, row: Row, is_best: bool) -> Text:
+    text = column.cell(row)
+    if column.cell is not accuracy_text:
+        return Text(text)
+    return Text(f"{text} {_MARK}", style="bold green") if is_best else Text(f"{text}  ")
+
+
+def _legend(rows: Sequence[Row], columns: Sequence[_Sized]) -> Text:
+    sizes = sorted({row.infer_batch_size for row in rows if row.infer_batch_size})
+    parts = [f"{_MARK} best on its dataset, or its 95% interval reaches the best"]
+    titles = {sized.column.title for sized in columns}
+    if "infer/s" in titles and sizes:
+        parts.append(f"infer/s at batch {', '.join(map(str, sizes))}")
+    if "p50 ms" in titles:
+        parts.append("p50 at batch 1, model only")
+    if "MiB" in titles:
+        kinds = sorted({row.memory_kind for row in rows if row.memory_kind})
+        parts.append(f"MiB: inference peak, {' or '.join(kinds) or 'not measured'} memory")
+    if "time" in titles:
+        parts.append("time: per cell, as if it shared nothing")
+    parts.append(f"{scale.ABSENT} not measured")
+    return Text("; ".join(parts) + ".")
+
+
+def _print_failures(console: Console, failures: Sequence[FailedCell]) -> None:
+    console.print(Text(f"\n{len(failures)} not ok", style="bold"))
+    for cell in failures[:_MOST_FAILURES]:
+        where = f" in phase {cell.phase}" if cell.phase else ""
+        name = f"{cell.backbone} · {cell.dataset} · {cell.strategy} · seed {cell.seed}"
+        console.print(Text(f"  {cell.status}{where}: {name}", style="red"))
+        console.print(Text(f"      {cell.reason}"))
+        console.print(Text(f"      details: bench show {cell.key}", style="dim"))
+    if len(failures) > _MOST_FAILURES:
+        console.print(f"  … and {len(failures) - _MOST_FAILURES} more: bench report")
