@@ -1,0 +1,30 @@
+"""Numerics plans: the fastest precision and memory format that agrees with fp32; knows no strategy.
+
+A plan is measured on a few batches once per machine and versions, remembered in the artifact cache
+beyond the run, and afterwards recalled: near-ties would otherwise flip from night to night.
+
+What `auto` does:
+
+1. Candidates are {fp32, bf16} x {contiguous, channels_last} on a CPU, and tf32 and fp16 too on a
+   CUDA device. channels_last is offered where inputs and some weights have four dimensions. fp16
+   is never offered on a CPU, bf16 not on a GPU without it.
+2. The reference is fp32 contiguous. A candidate that raises, is not finite or disagrees with the
+   reference is rejected, with the reason. Forward guards: every example's features have a cosine
+   above 0.999 with the reference's, and the relative error of all of them is below 2e-2. Train
+   guards: relative error of the loss below 2e-2, and a cosine above 0.98 between the gradients of
+   all parameters that train.
+3. What is left is timed in interleaved rounds within a budget; candidates that take 1.5 times the
+   best in the first round drop out.
+4. The first in order of preference that is within 5% of the fastest median is kept: fp32
+   channels_last, fp32 contiguous, then tf32, bf16 and fp16 likewise. So a reduced precision must
+   earn more than 5%.
+
+A pinned policy (`fp32`, `bf16`, `fp16`) measures nothing. It takes channels_last where the module
+allows, except fp32 on CUDA, whose kernels prefer contiguous. The two formats are the same
+arithmetic summed in another order: last bits differ between them, never from night to night.
+"""
+
+from bench.numerics.applied import apply_plan, autocast, prepare_inputs
+from bench.numerics.choice import plan_forward, plan_train
+
+__all__ = ["apply_plan", "autocast", "plan_forward", "plan_train", "prepare_inputs"]
