@@ -1,8 +1,145 @@
-"""The command of that name."""
+"""`bench run`: a suite file in; live progress, a table, a report and an exit code out."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from bench.errors import UsageError
 
+if TYPE_CHECKING:
+    from bench.interfaces import Missing
+    from bench.record import Record
+    from bench.store import Store
+    from bench.survey import CellSurvey
+    from bench.sweep import SweepOptions, SweepResult
 
-def run() -> None:
-    """Placeholder while the spine is being built."""
-    raise UsageError("not built yet")
+EXIT_INCOMPLETE = 3
+_WIDTH_OF_LOGS = 100
+
+
+def run(
+    suite: Annotated[Path, typer.Argument(help="The suite file, e.g. suites/vision.yaml.")],
+    only: Annotated[
+        str | None, typer.Option(help="Run cells that match this name, glob or piece of a label.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Run these of the suite's seeds: 0,1.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at once; one per device by default.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Where cells run: local.")] = "local",
+    store: Annotated[
+        str | None, typer.Option(help="Database file or URL; BENCH_STORE or results/bench.db.")
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Folder that gets <suite>/index.html.")] = Path(
+        "report"
+    ),
+    new: Annotated[bool, typer.Option("--new", help="Start a new run, measure all again.")] = False,
+) -> None:
+    """Sweep a suite: run what its latest run lacks, print the table, write the report.
+
+    Exits with 0 when every cell is ok, 3 when any failed or is missing.
+    """
+    from bench.plan import plan_cells, select_cells
+    from bench.store import open_store
+    from bench.suite import load_suite
+    from bench.survey import survey_cells
+    from bench.sweep import SweepOptions
+
+    _check_executor(executor)
+    loaded = load_suite(suite)
+    cells = select_cells(plan_cells(loaded), only=only, seeds=_parse_seeds(seeds))
+    with open_store(store) as opened:
+        surveys = survey_cells(cells, records=opened.records(loaded.name))
+        _stop_if_missing(surveys)
+        options = SweepOptions(
+            new=new, limits=loaded.limits, project_dir=str(suite.resolve().parent)
+        )
+        result = _sweep(surveys, opened, options, jobs)
+        records = opened.records(run_id=result.run.id)
+    _print_table(records)
+    _print_ending(result)
+    if not result.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _check_executor(name: str) -> None:
+    if name != "local":
+        raise UsageError(f"no executor '{name}'. Known: local.")
+
+
+def _parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--seeds '{text}' is not a list of whole numbers; write --seeds 0,1,2")
+    return tuple(int(part) for part in parts)
+
+
+def _stop_if_missing(surveys: "Sequence[CellSurvey]") -> None:
+    """Exit before any work where something is not here and no run could fetch it."""
+    lacks = dict.fromkeys(lack for survey in surveys for lack in survey.missing)
+    blocking = [lack for lack in lacks if not lack.downloadable]
+    if blocking:
+        print(_describe_missing(blocking), file=sys.stderr)
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _describe_missing(lacks: "Sequence[Missing]") -> str:
+    lines = [f"  {lack.what}\n    get it: {lack.how}" for lack in lacks]
+    return "\n".join(["error: not on this machine, and a run cannot fetch it:", *lines])
+
+
+def _sweep(
+    surveys: "Sequence[CellSurvey]", store: "Store", options: "SweepOptions", jobs: int | None
+) -> "SweepResult":
+    from rich.console import Console
+
+    from bench.cli.live import watch
+    from bench.executors.devices import choose_devices
+    from bench.executors.local import LocalExecutor
+    from bench.sweep import run_sweep
+
+    cells = [survey.cell for survey in surveys]
+    estimates = {survey.cell: survey.estimated_seconds for survey in surveys}
+    with (
+        LocalExecutor(choose_devices(), jobs=jobs) as local,
+        watch(Console(stderr=True), jobs=local.jobs, estimates=estimates) as observer,
+    ):
+        return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
+
+
+def _print_table(records: "Sequence[Record]") -> None:
+    from rich.console import Console
+
+    from bench.tables import failed_cells, summarise
+    from bench.tables.terminal import terminal_text
+
+    console = Console()
+    width = console.width if console.is_terminal else _WIDTH_OF_LOGS
+    colour = console.color_system is not None
+    if records:
+        rows = summarise(records)
+        print(terminal_text(rows, failed_cells(records), width=width, colour=colour))
+
+
+def _print_ending(result: "SweepResult") -> None:
+    """Say what ran, and how to go on where something is left to do."""
+    parts = [f"{len(result.records)} cells run"]
+    if result.num_failed:
+        parts.append(f"{result.num_failed} of them not ok")
+    held = result.num_held + result.num_recalled
+    if held:
+        parts.append(f"{held} held from before")
+    if result.num_missing:
+        parts.append(f"{result.num_missing} without a result")
+    print(f"run {result.run.id}: {', '.join(parts)}")
+    if result.stopped_by is not None:
+        why = {"interrupt": "interrupted", "total_time": "limits.total_time is used up"}
+        # A new run would measure again what this one has already.
+        again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--new")])
+        print(f"{why[result.stopped_by]}: what had finished is kept. Go on with: {again}")

@@ -106,7 +106,7 @@ def _print_into(log: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    faulthandler.enable(file=2)
+    faulthandler.enable(file=2, all_threads=False)
     faulthandler.register(DUMP_SIGNAL, file=2, all_threads=False)
 
 

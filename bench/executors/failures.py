@@ -44,7 +44,8 @@ def failed_record(job: Job, ending: Ending) -> Record:
 
 def last_lines(lines: Iterable[str]) -> str:
     """Return the last 20 lines of what a child printed, where a traceback ends."""
-    return "\n".join(list(lines)[-_TAIL_LINES:])
+    told = [line for line in lines if not line.startswith("Extension modules: ")]
+    return "\n".join(told[-_TAIL_LINES:])
 
 
 def timed_out(seconds: float, phase: str | None, log: str) -> tuple[Status, Failure]:
