@@ -73,6 +73,18 @@ def select_cells(
     return selected
 
 
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of a command line: ``0,1,2``.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--seeds '{text}' is not a list of whole numbers such as 0,1,2") from None
+
+
 def _check_seeds(cells: Sequence[Cell], seeds: Sequence[int] | None) -> None:
     known = sorted({cell.seed for cell in cells})
     strangers = [seed for seed in seeds or () if seed not in known]

@@ -70,6 +70,17 @@ def survey_cells(
     return tuple(surveys)
 
 
+def find_blocking(surveys: Iterable[CellSurvey], *, offline: bool) -> tuple[Missing, ...]:
+    """Return each lack that a run could not make good, once.
+
+    Args:
+        surveys: Cells that are measured need nothing.
+        offline: Nothing can be downloaded.
+    """
+    lacks = (lack for survey in surveys if not survey.measured for lack in survey.missing)
+    return tuple(dict.fromkeys(lack for lack in lacks if offline or not lack.downloadable))
+
+
 def request_key(cell: Cell) -> str:
     """Return the digest of a cell with its files' stamps and its packages' versions.
 
@@ -78,7 +89,7 @@ def request_key(cell: Cell) -> str:
     Raises:
         BenchError: A source or a strategy does not load.
     """
-    backbone, dataset = _backbone_state(cell.backbone), _dataset_state(cell.dataset)
+    backbone, dataset = _states(cell)
     return digest_value(
         {
             "version": _KEY_VERSION,
@@ -93,7 +104,7 @@ def request_key(cell: Cell) -> str:
 
 def locate_cell(cell: Cell) -> Located:
     """Return the files, packages and lacks of a cell's backbone and dataset together."""
-    parts = (_backbone_state(cell.backbone).located, _dataset_state(cell.dataset).located)
+    parts = [state.located for state in _states(cell)]
     return Located(
         files=tuple(path for part in parts for path in part.files),
         missing=tuple(lack for part in parts for lack in part.missing),
@@ -113,6 +124,12 @@ class _State:
 
     located: Located
     digest: str
+
+
+def _states(cell: Cell) -> tuple[_State, _State]:
+    # How much of a dataset is used does not decide which files it has, and there may be many.
+    whole = {"image_size": None, "train_examples": None, "shots": None}
+    return _backbone_state(cell.backbone), _dataset_state(cell.dataset.model_copy(update=whole))
 
 
 @cache

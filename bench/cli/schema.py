@@ -1,8 +1,10 @@
-"""The command of that name."""
+"""`bench schema`: the JSON Schema of suite files."""
 
-from bench.errors import UsageError
+import json
 
 
 def schema() -> None:
-    """Placeholder while the spine is being built."""
-    raise UsageError("not built yet")
+    """Print the JSON Schema of suite files, so that editors complete and check them."""
+    from bench.suite import suite_schema
+
+    print(json.dumps(suite_schema(), indent=2))

@@ -55,6 +55,11 @@ BACKBONES = Axis("backbone", BackboneSpec, registry.backbone_prefix, registry.ba
 DATASETS = Axis("dataset", DatasetSpec, registry.dataset_prefix, registry.dataset_source)
 
 
+def is_glob(text: str) -> bool:
+    """Return whether a text has wildcards."""
+    return bool(_GLOB.search(text))
+
+
 def resolve_axis(axis: Axis[S], document: Document) -> list[Entry[S]]:
     """Return the entries of an axis that are right; the document takes what is wrong with others.
 
@@ -109,7 +114,7 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
         raise BenchError(_unknown_source(axis, spec.name))
     source = axis.source(spec.name)
     names = source.names()
-    if names and _GLOB.search(spec.name) and spec.name not in names:
+    if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
     if names and not _is_known(spec.name, names):
         raise BenchError(_unknown_name(axis, spec.name, names))
