@@ -109,12 +109,16 @@ def decode_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray
     shorter = max(size, round(size / preprocessing.crop_fraction))
     scale = shorter / min(image.size)
     width, height = (max(shorter, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
-    if (width, height) != (size, size):
-        image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image)
+    method = _RESAMPLING[preprocessing.interpolation]
+    if (width, height) == image.size or method is Image.Resampling.NEAREST:
+        image = image.resize((width, height), method)
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+    # Only the pixels that the crop keeps are resampled: a third less work on a 4:3 photo, the same
+    # values but for the last bit. Nearest would round to other pixels: it goes the long way.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return np.asarray(image.resize((size, size), method, box=box))
 
 
 def decode_encoded(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
