@@ -4,15 +4,21 @@ What a device or a driver does not report is None, never 0.
 """
 
 from bench.meters.clock import Clock, FakeClock, Phases, SystemClock
+from bench.meters.cuda import CudaMemory, DeviceEnergy
 from bench.meters.device import FlopCount, count_flops, synchronize
+from bench.meters.host import HostMemory
+from bench.meters.lock import device_lock
 
 __all__ = [
     "Clock",
     "CudaMemory",
+    "DeviceEnergy",
     "FakeClock",
     "FlopCount",
+    "HostMemory",
     "Phases",
     "SystemClock",
     "count_flops",
+    "device_lock",
     "synchronize",
 ]

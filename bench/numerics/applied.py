@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def apply_plan(module: nn.Module, plan: NumericsPlan) -> nn.Module:
 
     Values and parameter identity stay, so an optimiser that holds them goes on working.
     """
-    return cast(nn.Module, module.to(memory_format=_FORMATS[plan.memory_format]))  # type: ignore[call-overload]
+    return module.to(memory_format=_FORMATS[plan.memory_format])
 
 
 def prepare_inputs(inputs: Tensor, plan: NumericsPlan) -> Tensor:
@@ -72,11 +72,8 @@ def _float32_kernels(precision: str, device: torch.device) -> Iterator[None]:
         yield
         return
     # Convolutions and RNNs together: torch refuses to answer its older flag when they differ.
-    backends: Sequence[Any] = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-    )
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -131,7 +131,7 @@ def _cache_key(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> dict[s
         "device_class": device_class(str(runtime.device)),
         "num_threads": runtime.num_threads,
         "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version() if runtime.device.type == "cuda" else None,
+        "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
     }
 
 

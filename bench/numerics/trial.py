@@ -135,7 +135,7 @@ class TrainTrial(Trial):
         assert self.labels is not None
         loss = nn.functional.cross_entropy(logits.float(), self.labels)
         scale = _LOSS_SCALE if candidate.precision == "fp16" else 1.0
-        (loss * scale).backward()
+        torch.autograd.backward(loss * scale)
         weights = (weight for weight in self.module.parameters() if weight.requires_grad)
         gradients = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
         return (loss.detach(), *(gradient / scale for gradient in gradients))

@@ -1,0 +1,130 @@
+"""Resident host memory of this process above a floor; knows no device memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_SAMPLE_SECONDS = 0.002
+
+
+class HostMemory:
+    """The high-water mark of resident memory, since the last reset and since the start.
+
+    The kernel's own mark (VmHWM) is used where it can be reset, and is exact; elsewhere a thread
+    samples every 2 ms and can miss what is shorter. File pages that are mapped count as resident.
+
+    Attributes:
+        floor_bytes: Resident bytes when measuring began.
+    """
+
+    def __init__(self, *, floor_bytes: int, exact: bool) -> None:
+        """Hold a floor; use `start`, which reads it."""
+        self.floor_bytes = floor_bytes
+        self._exact = exact
+        self._highest = floor_bytes
+        self._sampler: _Sampler | None = None
+
+    @classmethod
+    def start(cls, *, exact: bool | None = None) -> HostMemory:
+        """Return a meter whose floor is what is resident now, its peak reset.
+
+        Args:
+            exact: Whether to use the kernel's mark; None uses it where it can be reset.
+        """
+        _release_unused()
+        can_reset = _reset_kernel_mark() if exact is None else exact
+        memory = cls(floor_bytes=_resident(), exact=can_reset)
+        memory.reset()
+        return memory
+
+    def reset(self) -> None:
+        """Begin a new peak at what is resident now; memory nobody uses is given back first."""
+        self._highest = max(self._highest, self._peak())
+        _release_unused()
+        if self._exact:
+            _reset_kernel_mark()
+            return
+        self.close()
+        self._sampler = _Sampler()
+        self._sampler.start()
+
+    def peak_above_floor(self) -> int:
+        """Return the peak since the last reset, bytes above the floor, at least 0."""
+        return max(0, self._peak() - self.floor_bytes)
+
+    def highest_above_floor(self) -> int:
+        """Return the peak since the start across all resets, bytes above the floor."""
+        return max(self._highest, self._peak()) - self.floor_bytes
+
+    def close(self) -> None:
+        """End the sampling thread, if there is one; its peak stays in `highest_above_floor`."""
+        if self._sampler is not None:
+            self._highest = max(self._highest, self._peak())
+            self._sampler.finish()
+            self._sampler = None
+
+    def _peak(self) -> int:
+        if self._sampler is not None:
+            return max(self._sampler.peak, _resident())
+        mark = _status_bytes("VmHWM") if self._exact else None
+        return _resident() if mark is None else mark
+
+
+class _Sampler(threading.Thread):
+    """The largest resident size seen."""
+
+    def __init__(self) -> None:
+        super().__init__(name="host-memory", daemon=True)
+        self.peak = _resident()
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Sample until told to finish."""
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, _resident())
+
+    def finish(self) -> None:
+        """End the thread."""
+        self._done.set()
+        self.join()
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    values = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(values[0]) * 1024 if values else None
+
+
+def _resident() -> int:
+    size = _status_bytes("VmRSS")
+    return int(psutil.Process().memory_info().rss) if size is None else size
+
+
+def _reset_kernel_mark() -> bool:
+    """Return whether the kernel keeps a mark and has just reset it."""
+    try:
+        # 5 resets the high-water mark, see proc_pid_clear_refs(5).
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return _status_bytes("VmHWM") is not None
+
+
+def _release_unused() -> None:
+    gc.collect()
+    if sys.platform == "linux":
+        # glibc keeps freed memory resident; other C libraries have no such call.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
