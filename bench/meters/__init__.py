@@ -5,7 +5,7 @@ What a device or a driver does not report is None, never 0.
 
 from bench.meters.clock import Clock, FakeClock, Phases, SystemClock
 from bench.meters.cuda import CudaMemory, DeviceEnergy
-from bench.meters.device import FlopCount, count_flops, synchronize
+from bench.meters.device import FlopCount, count_flops, release_unused, synchronize
 from bench.meters.host import HostMemory
 from bench.meters.lock import device_lock
 
@@ -20,5 +20,6 @@ __all__ = [
     "SystemClock",
     "count_flops",
     "device_lock",
+    "release_unused",
     "synchronize",
 ]

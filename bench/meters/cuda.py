@@ -65,13 +65,12 @@ class CudaMemory:
     device: torch.device
 
     def reset(self) -> None:
-        """Begin new peaks; the allocator's unused blocks are given back first."""
+        """Begin new peaks at what is allocated and reserved now."""
         if self.device.type != "cuda":
             return
         import torch
 
         torch.cuda.synchronize(self.device)
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def read(self, *, host_bytes: int | None = None) -> Memory:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from bench.meters.device import release_unused
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -40,16 +38,15 @@ class HostMemory:
         Args:
             exact: Whether to use the kernel's mark; None uses it where it can be reset.
         """
-        _release_unused()
+        release_unused()
         can_reset = _reset_kernel_mark() if exact is None else exact
         memory = cls(floor_bytes=_resident(), exact=can_reset)
         memory.reset()
         return memory
 
     def reset(self) -> None:
-        """Begin a new peak at what is resident now; memory nobody uses is given back first."""
+        """Begin a new peak at what is resident now; see also `release_unused`."""
         self._highest = max(self._highest, self._peak())
-        _release_unused()
         if self._exact:
             _reset_kernel_mark()
             return
@@ -120,11 +117,3 @@ def _reset_kernel_mark() -> bool:
     except OSError:
         return False
     return _status_bytes("VmHWM") is not None
-
-
-def _release_unused() -> None:
-    gc.collect()
-    if sys.platform == "linux":
-        # glibc keeps freed memory resident; other C libraries have no such call.
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
