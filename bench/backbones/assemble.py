@@ -1,0 +1,119 @@
+"""A module with weights -> a checked `Backbone`; knows no library of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bench.backbones.weights import weights_digest
+from bench.errors import BackboneError
+from bench.interfaces import Backbone, Stage
+from bench.record import BackboneInfo, Preprocessing
+from bench.spec import BackboneSpec
+
+_TRIAL_SEED = 0
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source knows of a loaded module.
+
+    Attributes:
+        own: Preprocessing as the weights want it.
+        source: Where the weights came from, for people.
+        declared_dim: Feature width that the library states, where it states one.
+    """
+
+    module: nn.Module
+    own: Preprocessing
+    stages: tuple[Stage, ...]
+    source: str
+    licence: str | None = None
+    declared_dim: int | None = None
+    trainable: bool = True
+
+
+def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Backbone:
+    """Return the backbone in eval mode, after a trial on two images.
+
+    Args:
+        spec: Its mean and standard deviation win over the weights' own.
+        parts: The loaded module and what is known of it.
+        image_size: Height and width in pixels; None is the backbone's own.
+
+    Raises:
+        BackboneError: It does not run at that size, or its features are not a finite, repeatable
+            matrix of the declared width.
+    """
+    module = parts.module.eval()
+    preprocessing = resolve_preprocessing(spec, parts.own, image_size)
+    feature_dim = measure_feature_dim(module, preprocessing.image_size, name=spec.name)
+    if parts.declared_dim not in (None, feature_dim):
+        raise BackboneError(
+            f"{spec.name}: its features are {feature_dim} wide, but the library declares "
+            f"{parts.declared_dim}."
+        )
+    info = BackboneInfo(
+        name=spec.name,
+        weights_digest=weights_digest(module),
+        weights_source=parts.source,
+        feature_dim=feature_dim,
+        num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        stages=tuple(stage.name for stage in parts.stages),
+        licence=parts.licence,
+    )
+    return Backbone(module, info, preprocessing, parts.stages, parts.trainable)
+
+
+def resolve_preprocessing(
+    spec: BackboneSpec, own: Preprocessing, image_size: int | None
+) -> Preprocessing:
+    """Return the preprocessing in force.
+
+    With an explicit size the shorter side is resized to it and the rest cropped, so that a small
+    image loses no border; the weights' own crop fraction holds only at their own size.
+    """
+    changes: dict[str, object] = {}
+    if image_size is not None:
+        changes |= {"image_size": image_size, "crop_fraction": 1.0}
+    for field in ("mean", "std"):
+        value = getattr(spec, field)
+        if value is not None:
+            changes[field] = value if isinstance(value, tuple) else (value,) * 3
+    return Preprocessing.model_validate(own.model_dump() | changes)
+
+
+def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int:
+    """Return the width of the features of two images, run twice.
+
+    Args:
+        module: In eval mode.
+        image_size: Height and width in pixels.
+        name: Of the backbone, for messages.
+
+    Raises:
+        BackboneError: It does not run, or the features are not (2, D), finite and repeatable.
+    """
+    generator = torch.Generator().manual_seed(_TRIAL_SEED)
+    images = torch.randn(2, 3, image_size, image_size, generator=generator)
+    with torch.inference_mode():
+        try:
+            first, second = module(images), module(images)
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+            raise BackboneError(
+                f"{name}: does not run on images of {image_size} x {image_size} pixels: "
+                f"{type(error).__name__}: {error}. Set another image_size."
+            ) from error
+    if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != 2:
+        got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
+        raise BackboneError(f"{name}: gives {got} for two images, not features of shape (2, D).")
+    if not torch.isfinite(first).all():
+        raise BackboneError(f"{name}: its features are not finite: the weights are unusable.")
+    if not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise BackboneError(
+            f"{name}: gives other features for the same images: its forward pass draws at random."
+        )
+    return first.shape[1]
