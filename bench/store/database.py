@@ -232,6 +232,29 @@ class Store:
         )
         return self._read(select(table).where(matches).order_by(table.c.id))
 
+    def get(self, key_prefix: str) -> Record:
+        """Return the newest record whose key or request key begins so.
+
+        Raises:
+            UsageError: None does, or those of several cells do.
+        """
+        found = self.find(key_prefix) if key_prefix else []
+        if not found:
+            raise UsageError(
+                f"no record with a key that begins with '{key_prefix}' in {self.name}. "
+                "Keys are in: bench table --format json"
+            )
+        cells = {_cell_digest(record.cell): record for record in found}
+        if len(cells) > 1:
+            names = "".join(
+                f"\n  {(record.key or record.request_key)[:12]}  {record.cell.label}"
+                for record in list(cells.values())[:10]
+            )
+            raise UsageError(
+                f"'{key_prefix}' begins the keys of {len(cells)} cells; give more digits:{names}"
+            )
+        return found[-1]
+
     def _read(self, query: Select[Any]) -> list[Record]:
         return [read_record(row.body, row.version) for row in self._fetch(query)]
 

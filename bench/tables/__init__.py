@@ -1,7 +1,17 @@
 """Records -> rows -> text and files, the only place that scales and rounds; knows no database."""
 
 from bench.tables.ranking import best_rows
-from bench.tables.render import FORMATS, render
+from bench.tables.render import FORMATS, format_for, render, write_output
 from bench.tables.rows import FailedCell, Row, failed_cells, summarise
 
-__all__ = ["FORMATS", "FailedCell", "Row", "best_rows", "failed_cells", "render", "summarise"]
+__all__ = [
+    "FORMATS",
+    "FailedCell",
+    "Row",
+    "best_rows",
+    "failed_cells",
+    "format_for",
+    "render",
+    "summarise",
+    "write_output",
+]

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
@@ -186,9 +188,41 @@ def render(rows: Sequence[Row], form: str) -> bytes:
         rows: In the order they shall appear.
         form: One of `FORMATS`.
 
-    Raises:
-        UsageError: There is no such format.
     """
+    return FORMATS[form](rows)
+
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".parquet": "parquet",
+}
+
+
+def format_for(asked: str | None, output: Path | None) -> str:
+    """Return the format asked for, else what the file's name ends in, else ``table``.
+
+    Raises:
+        UsageError: There is no such format, or a binary one would go to the terminal.
+    """
+    form = asked or (_SUFFIXES.get(output.suffix.lower()) if output else None) or "table"
     if form not in FORMATS:
         raise UsageError(f"no table format '{form}'. Known: {', '.join(FORMATS)}.")
-    return FORMATS[form](rows)
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("parquet is binary: name a file with -o results.parquet")
+    return form
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file, making its folder.
+
+    Raises:
+        UsageError: It cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Base units -> short text for people; an absent value is a dash, never a 0."""
+"""Base units -> short text for people; an absent value is a dash, never a 0; knows no row."""
 
 ABSENT = "–"
 
@@ -68,3 +68,8 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes}m {rest:02d}s"
     return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters: a class name must not steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

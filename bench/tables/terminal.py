@@ -52,12 +52,21 @@ def terminal_text(
     best = set(map(id, best_rows(rows)))
     columns = _columns_that_fit(rows, width)
     for (suite, run_id, dataset), block in groupby(rows, _block):
-        console.print(_table(f"{suite} · {dataset} · run {run_id}", list(block), columns, best))
+        console.print()
+        members = list(block)
+        title = f"{suite} · {dataset} · run {run_id}{_majority(members)}"
+        console.print(_table(title, members, columns, best))
     if rows:
+        console.print()
         console.print(_legend(rows, columns), style="dim")
     if failures:
         _print_failures(console, failures)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _majority(rows: Sequence[Row]) -> str:
+    known = [row.majority_accuracy for row in rows if row.majority_accuracy is not None]
+    return f" · majority class {scale.percent(known[0])}%" if known else ""
 
 
 def _block(row: Row) -> tuple[str, int, str]:
@@ -96,7 +105,12 @@ def _total(columns: Sequence[_Sized]) -> int:
 
 def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], best: set[int]) -> Table:
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
     )
     for sized in columns:
         justify: Literal["right", "left"] = "right" if sized.column.numeric else "left"
@@ -108,7 +122,7 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], best: set
 
 
 def _cell(column: TextColumn, row: Row, is_best: bool) -> Text:
-    text = column.cell(row)
+    text = scale.printable(column.cell(row))
     if column.cell is not accuracy_text:
         return Text(text)
     return Text(f"{text} {_MARK}", style="bold green") if is_best else Text(f"{text}  ")
@@ -136,8 +150,8 @@ def _print_failures(console: Console, failures: Sequence[FailedCell]) -> None:
     for cell in failures[:_MOST_FAILURES]:
         where = f" in phase {cell.phase}" if cell.phase else ""
         name = f"{cell.backbone} · {cell.dataset} · {cell.strategy} · seed {cell.seed}"
-        console.print(Text(f"  {cell.status}{where}: {name}", style="red"))
-        console.print(Text(f"      {cell.reason}"))
+        console.print(Text(f"  {cell.status}{where}: {scale.printable(name)}", style="red"))
+        console.print(Text(f"      {scale.printable(cell.reason)}"))
         console.print(Text(f"      details: bench show {cell.key}", style="dim"))
     if len(failures) > _MOST_FAILURES:
         console.print(f"  … and {len(failures) - _MOST_FAILURES} more: bench report")

@@ -1,0 +1,36 @@
+"""Write the golden tables anew: ``python -m tests.golden.update``; look at the difference."""
+
+from pathlib import Path
+
+from bench.record import Record
+from bench.tables import failed_cells, render, summarise
+from bench.tables.terminal import terminal_text
+from tests.records import failed_records, make_record, vision_records
+
+GOLDEN = Path(__file__).parent
+
+
+def golden_records() -> list[Record]:
+    """Return the records behind the golden files."""
+    hostile = make_record(
+        backbone="folder/<b>&_|^~%$#{}\\", dataset="digits", strategy="full", accuracy=0.5
+    )
+    return [*vision_records(seeds=(0, 1)), *failed_records(), hostile]
+
+
+def golden_texts() -> dict[str, str]:
+    """Return file name -> what the renderers make of the golden records."""
+    records = golden_records()
+    rows = summarise(records)
+    texts = {
+        "table.md": render(rows, "markdown").decode(),
+        "table.tex": render(rows, "latex").decode(),
+    }
+    for width in (100, 60):
+        texts[f"table_{width}.txt"] = terminal_text(rows, failed_cells(records), width=width)
+    return texts
+
+
+if __name__ == "__main__":
+    for name, text in golden_texts().items():
+        (GOLDEN / name).write_text(text)
