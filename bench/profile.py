@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,6 @@ from bench.meters import (
     CudaMemory,
     DeviceEnergy,
     HostMemory,
-    SystemClock,
     count_flops,
     device_lock,
     release_unused,
@@ -32,6 +32,8 @@ from bench.meters import (
 )
 from bench.numerics import apply_plan, autocast, prepare_inputs
 from bench.record import InferProfile, Latency, Memory, NumericsPlan, TrainProfile
+
+__all__ = ["ProfileSettings", "device_lock", "profile_inference", "profile_training"]
 
 MIN_REPEATS = 5
 MAX_REPEATS = 200
@@ -60,7 +62,7 @@ class ProfileSettings:
     budget_seconds: float = 3.0
     host: HostMemory | None = None
     lock_root: Path | None = None
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = time.perf_counter
 
 
 def profile_inference(
@@ -165,7 +167,7 @@ def _infer_profile(
     classifier: nn.Module,
 ) -> InferProfile:
     size, budget = len(batch), settings.budget_seconds
-    deadline = settings.clock.now() + budget
+    deadline = settings.clock() + budget
     measured = _measure_pass(partial(run, size), budget * _THROUGHPUT, settings)
     latencies = {size: measured.seconds}
     if size > 1:
@@ -175,7 +177,7 @@ def _infer_profile(
         whole = summarise_latency(1, _repeat(end_to_end, budget * _END_TO_END, settings))
     for between in _BETWEEN_SIZES:
         per_call = median(measured.seconds) * between / size
-        enough = deadline - settings.clock.now() > per_call * (MIN_REPEATS + _WARM_UPS)
+        enough = deadline - settings.clock() > per_call * (MIN_REPEATS + _WARM_UPS)
         if 1 < between < size and enough:
             latencies[between] = _repeat(partial(run, between), budget * _BETWEEN, settings)
     return InferProfile(
@@ -217,7 +219,7 @@ def _measure_pass(call: Callable[[], None], budget: float, settings: ProfileSett
 
     seconds = _repeat(call, budget, settings, before=start_meters)
     joules = energy.joules()
-    host_bytes = None if settings.host is None else settings.host.peak_above_floor()
+    host_bytes = None if settings.host is None else settings.host.pass_peak_above_floor()
     return _Measured(seconds, device_memory.read(host_bytes=host_bytes), joules)
 
 
@@ -236,18 +238,18 @@ def _repeat(
         settings: Device and clock.
         before: Called between warm-up and repeats.
     """
-    deadline = settings.clock.now() + budget
+    deadline = settings.clock() + budget
     for _ in range(_WARM_UPS):
         call()
         synchronize(settings.device)
-        if settings.clock.now() > deadline:
+        if settings.clock() > deadline:
             break
     if before is not None:
         before()
     seconds: list[float] = []
     with _collection_off():
         while len(seconds) < MIN_REPEATS or (
-            settings.clock.now() < deadline and len(seconds) < MAX_REPEATS
+            settings.clock() < deadline and len(seconds) < MAX_REPEATS
         ):
             seconds.append(_time_once(call, settings))
     return tuple(seconds)
@@ -255,10 +257,10 @@ def _repeat(
 
 def _time_once(call: Callable[[], None], settings: ProfileSettings) -> float:
     synchronize(settings.device)
-    began = settings.clock.now()
+    began = settings.clock()
     call()
     synchronize(settings.device)
-    return settings.clock.now() - began
+    return settings.clock() - began
 
 
 @contextmanager

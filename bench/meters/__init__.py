@@ -3,7 +3,7 @@
 What a device or a driver does not report is None, never 0.
 """
 
-from bench.meters.clock import Clock, FakeClock, Phases, SystemClock
+from bench.meters.clock import Clock, FakeClock, Phases
 from bench.meters.cuda import CudaMemory, DeviceEnergy
 from bench.meters.device import FlopCount, count_flops, release_unused, synchronize
 from bench.meters.host import HostMemory
@@ -17,7 +17,6 @@ __all__ = [
     "FlopCount",
     "HostMemory",
     "Phases",
-    "SystemClock",
     "count_flops",
     "device_lock",
     "release_unused",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +12,11 @@ from bench.record import Progress
 
 
 class Clock(Protocol):
-    """Seconds that only ever grow, from an arbitrary origin."""
+    """Seconds that only ever grow, from an arbitrary origin; `time.perf_counter` is one."""
 
-    def now(self) -> float:
+    def __call__(self) -> float:
         """Return the seconds since the origin."""
         ...
-
-
-class SystemClock:
-    """The machine's monotonic clock at its finest resolution."""
-
-    def now(self) -> float:
-        """Return the seconds since an arbitrary origin."""
-        return time.perf_counter()
 
 
 class FakeClock:
@@ -34,7 +25,7 @@ class FakeClock:
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
 
-    def now(self) -> float:
+    def __call__(self) -> float:
         """Return the seconds it was set to."""
         return self._seconds
 
@@ -72,7 +63,7 @@ class Phases:
         the cell failed.
         """
         self._account()
-        self._stack.append(_Open(name, self._clock.now()))
+        self._stack.append(_Open(name, self._clock()))
         self._seconds.setdefault(name, 0.0)
         self._emit(Progress(phase=name))
         try:
@@ -81,7 +72,7 @@ class Phases:
             self._account()
             self._stack.pop()
             if self._stack:
-                self._stack[-1].resumed = self._clock.now()
+                self._stack[-1].resumed = self._clock()
         if self._stack:
             self._emit(Progress(phase=self._stack[-1].name))
 
@@ -92,7 +83,7 @@ class Phases:
 
     def _account(self) -> None:
         if self._stack:
-            now = self._clock.now()
+            now = self._clock()
             top = self._stack[-1]
             self._seconds[top.name] += now - top.resumed
             top.resumed = now

@@ -24,25 +24,18 @@ class HostMemory:
         floor_bytes: Resident bytes when measuring began.
     """
 
-    def __init__(self, *, floor_bytes: int, exact: bool) -> None:
-        """Hold a floor; use `start`, which reads it."""
-        self.floor_bytes = floor_bytes
-        self._exact = exact
-        self._highest = floor_bytes
-        self._sampler: _Sampler | None = None
-
-    @classmethod
-    def start(cls, *, exact: bool | None = None) -> HostMemory:
-        """Return a meter whose floor is what is resident now, its peak reset.
+    def __init__(self, *, exact: bool | None = None) -> None:
+        """Begin to measure: the floor is what is resident now.
 
         Args:
             exact: Whether to use the kernel's mark; None uses it where it can be reset.
         """
         release_unused()
-        can_reset = _reset_kernel_mark() if exact is None else exact
-        memory = cls(floor_bytes=_resident(), exact=can_reset)
-        memory.reset()
-        return memory
+        self._exact = _reset_kernel_mark() if exact is None else exact
+        self.floor_bytes = _resident()
+        self._highest = self.floor_bytes
+        self._sampler: _Sampler | None = None
+        self.reset()
 
     def reset(self) -> None:
         """Begin a new peak at what is resident now; see also `release_unused`."""
@@ -55,15 +48,15 @@ class HostMemory:
         self._sampler.start()
 
     def peak_above_floor(self) -> int:
+        """Return the peak since the start, bytes above the floor; a reset does not lower it."""
+        return max(self._highest, self._peak()) - self.floor_bytes
+
+    def pass_peak_above_floor(self) -> int:
         """Return the peak since the last reset, bytes above the floor, at least 0."""
         return max(0, self._peak() - self.floor_bytes)
 
-    def highest_above_floor(self) -> int:
-        """Return the peak since the start across all resets, bytes above the floor."""
-        return max(self._highest, self._peak()) - self.floor_bytes
-
     def close(self) -> None:
-        """End the sampling thread, if there is one; its peak stays in `highest_above_floor`."""
+        """End the sampling thread, if there is one; its peak is kept."""
         if self._sampler is not None:
             self._highest = max(self._highest, self._peak())
             self._sampler.finish()

@@ -147,14 +147,14 @@ class _Rounds:
 
 
 def _measure(trial: Trial, offered: Sequence[Candidate]) -> NumericsPlan:
-    deadline = trial.clock.now() + _BUDGET_SECONDS
+    deadline = trial.clock() + _BUDGET_SECONDS
     latest = deadline + _BUDGET_SECONDS
     _cut_to_budget(trial)
     rounds = _Rounds()
     survivors = _agreeing(trial, offered, rounds)
     for number in range(_MAX_ROUNDS):
         # A machine busy with other work stretches everything: a few rounds more, not without end.
-        if number and trial.clock.now() > (deadline if number >= _MIN_ROUNDS else latest):
+        if number and trial.clock() > (deadline if number >= _MIN_ROUNDS else latest):
             break
         for candidate in sorted(survivors, key=lambda c: c.memory_format):
             rounds.seconds.setdefault(candidate, []).append(trial.seconds(candidate))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bench.meters import SystemClock, synchronize
+from bench.meters import Clock, synchronize
 from bench.numerics.applied import Candidate, Precision, apply_plan, autocast, prepare_inputs
 
 MIN_FEATURE_COSINE = 0.999
@@ -33,7 +34,7 @@ class Trial(ABC):
         self.inputs = inputs
         self.device = device
         self.labels = labels
-        self.clock = SystemClock()
+        self.clock: Clock = time.perf_counter
 
     @property
     def allows_channels_last(self) -> bool:
@@ -69,10 +70,10 @@ class Trial(ABC):
         plan = candidate.as_plan()
         apply_plan(self.module, plan)
         synchronize(self.device)
-        began = self.clock.now()
+        began = self.clock()
         self._run(candidate)
         synchronize(self.device)
-        return self.clock.now() - began
+        return self.clock() - began
 
     @abstractmethod
     def _prepare(self, module: nn.Module) -> nn.Module: ...
