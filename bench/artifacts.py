@@ -52,10 +52,38 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)
+            temporary = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}. Delete its folder.") from error
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all bytes; one system call may take fewer than it is given."""
+    while len(data):
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _read_at(descriptor: int, into: memoryview, offset: int) -> None:
+    """Fill the buffer; one system call gives 2 GiB at most."""
+    while len(into):
+        read = os.preadv(descriptor, [into], offset)
+        if not read:
+            raise ArtifactError(f"an artifact ends at byte {offset}, {len(into)} bytes too early")
+        into, offset = into[read:], offset + read
 
 
 class Ledger:
@@ -95,6 +123,7 @@ class RowArray:
         self._folder = folder
         self._note = note
         self._accounted = np.zeros(self.num_rows, dtype=bool)
+        self._known = np.zeros(self.num_rows, dtype=bool)
         folder.mkdir(parents=True, exist_ok=True)
         for name, size in (("rows", self.num_rows * self._row_bytes), ("present", self.num_rows)):
             self._allocate(folder / name, size)
@@ -107,8 +136,13 @@ class RowArray:
                 )
             file.truncate(size)
 
-    def _present(self) -> np.ndarray:
-        return np.fromfile(self._folder / "present", dtype=np.uint8).astype(bool)
+    def _are_present(self, rows: np.ndarray) -> np.ndarray:
+        """Return which rows are there; a row once seen is not looked up again."""
+        present: np.ndarray = self._known[rows]
+        if not present.all():
+            self._known = np.fromfile(self._folder / "present", dtype=np.uint8).astype(bool)
+            present = self._known[rows]
+        return present
 
     def ensure(self, rows: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> None:
         """Make the rows that are not present yet.
@@ -118,13 +152,13 @@ class RowArray:
             make: Positions (M,) -> their values (M, *row_shape), called in chunks of about 32 MiB.
         """
         wanted = np.unique(rows)
-        if not self._present()[wanted].all():
+        if not self._are_present(wanted).all():
             with file_lock(self._folder / "lock"):
                 self._make_missing(wanted, make)
         self._account(wanted)
 
     def _make_missing(self, wanted: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> None:
-        missing = wanted[~self._present()[wanted]]
+        missing = wanted[~self._are_present(wanted)]
         step = max(1, _CHUNK_BYTES // max(1, self._row_bytes))
         for start in range(0, len(missing), step):
             chunk = missing[start : start + step]
@@ -133,6 +167,7 @@ class RowArray:
             seconds = time.perf_counter() - began
             self._add_cost(seconds, len(chunk))
             self._note(built=True, seconds=seconds)
+            self._known[chunk] = True
             self._accounted[chunk] = True
 
     def _write(self, rows: np.ndarray, values: np.ndarray) -> None:
@@ -142,13 +177,13 @@ class RowArray:
         try:
             with (self._folder / "rows").open("r+b") as file:
                 for first, last in _runs(rows):
-                    os.pwrite(
-                        file.fileno(), data[first:last].data, int(rows[first]) * self._row_bytes
-                    )
+                    view = data[first:last].reshape(-1).view(np.uint8).data
+                    _write_at(file.fileno(), view, int(rows[first]) * self._row_bytes)
                 os.fdatasync(file.fileno())
             with (self._folder / "present").open("r+b") as file:
                 for first, last in _runs(rows):
-                    os.pwrite(file.fileno(), b"\1" * (last - first), int(rows[first]))
+                    view = memoryview(b"\1" * (last - first))
+                    _write_at(file.fileno(), view, int(rows[first]))
         except OSError as error:
             raise ArtifactError(f"cannot write {self._folder}: {error.strerror}") from error
 
@@ -156,7 +191,7 @@ class RowArray:
         path = self._folder / "cost.json"
         if not path.exists():
             return 0.0, 0
-        value = json.loads(path.read_text())
+        value = _read_json(path)
         return value["seconds"], value["rows"]
 
     def _add_cost(self, seconds: float, rows: int) -> None:
@@ -175,7 +210,12 @@ class RowArray:
         """Return the values of rows that are present, shape (N, *row_shape), in the order asked.
 
         Positional reads keep file pages out of the process's resident memory.
+
+        Raises:
+            ArtifactError: A row was never made; it would read as zeros.
         """
+        if not self._are_present(rows).all():
+            raise ArtifactError(f"{self._folder}: rows were read that were not made")
         out = np.empty((len(rows), *self._row_shape), dtype=self._dtype)
         if not len(rows):
             return out
@@ -186,7 +226,7 @@ class RowArray:
         with (self._folder / "rows").open("rb") as file:
             for first, last in _runs(ordered):
                 view = target[first:last].reshape(-1).view(np.uint8).data
-                os.preadv(file.fileno(), [view], int(ordered[first]) * self._row_bytes)
+                _read_at(file.fileno(), view, int(ordered[first]) * self._row_bytes)
         if not consecutive:
             out[order] = target
         return out
@@ -236,7 +276,9 @@ class ArtifactCache:
             dtype: NumPy name.
             run_bound: It belongs to the run and is measured again by a new one.
         """
-        digest = digest_value({"kind": kind, "shape": list(shape), "dtype": dtype, **key})
+        digest = digest_value(
+            {"kind": kind, "shape": list(shape), "dtype": dtype, "key": dict(key)}
+        )
         folder = self._folder(kind, digest, run_bound)
         if folder in self._open:
             return self._open[folder]
@@ -261,7 +303,7 @@ class ArtifactCache:
             make: Makes the value; called under the artifact's lock.
             run_bound: It belongs to the run and is measured again by a new one.
         """
-        digest = digest_value({"kind": kind, **key})
+        digest = digest_value({"kind": kind, "key": dict(key)})
         path = self._folder(kind, digest, run_bound) / "value.json"
         with file_lock(path.parent / "lock"):
             built = not path.exists()
@@ -270,6 +312,6 @@ class ArtifactCache:
                 content = {"key": dict(key), "value": make()}
                 content["seconds"] = time.perf_counter() - began
                 write_atomically(path, json.dumps(content).encode())
-            stored = json.loads(path.read_text())
+            stored = _read_json(path)
         self.ledger.note(kind, digest, built=built, seconds=stored["seconds"])
         return stored["value"]

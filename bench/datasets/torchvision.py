@@ -181,7 +181,7 @@ def _class_names(listed: TorchvisionSet, sets: Mapping[str, Any]) -> list[str]:
 def _labels(opened: Any, listed: TorchvisionSet) -> list[int]:
     pairs = _first(opened, _PAIR_LISTS)
     labels = _first(opened, _LABEL_LISTS) if pairs is None else [label for _, label in pairs]
-    return (np.asarray(labels, dtype=np.int64) - listed.skip_classes).tolist()
+    return [int(label) for label in np.asarray(labels, dtype=np.int64) - listed.skip_classes]
 
 
 def _image_files(opened: Any, root: Path) -> list[ImageFile] | None:
