@@ -1,0 +1,245 @@
+"""Cell -> record, in a child process: the one place that sees backbone, data, strategy and meters.
+
+The test split is handed to evaluation once, after the strategy has chosen everything on val.
+Whatever goes wrong becomes a record with a status; the scores of such a record are absent.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from bench import metrics, registry
+from bench.artifacts import ArtifactCache, default_cache_dir
+from bench.datasets.prepare import PreparedData, prepare_data
+from bench.digests import digest_value
+from bench.environment import collect_environment
+from bench.errors import BenchError, DivergedError
+from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
+from bench.measure import CellProfiler, profile_settings
+from bench.meters import HostMemory, Phases, device_lock
+from bench.record import Failure, PredictionSet, Recalled, Record, Scores, Status
+from bench.spec import Job
+
+KEY_VERSION = 1
+"""Raised when the same cell, on the same bytes, gives other numbers because this code changed."""
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "DefaultCPUAllocator",
+    "out of memory",
+)
+
+
+class CellRuntime:
+    """What a strategy needs of the machine: device, cache, phases. See `interfaces.Runtime`."""
+
+    def __init__(self, job: Job, emit: Emit) -> None:
+        self.device = torch.device(job.device)
+        self.num_threads = job.num_threads
+        self.numerics = job.cell.numerics
+        self.cache = ArtifactCache(
+            Path(job.cache_dir or default_cache_dir()), run_scope=job.run_scope
+        )
+        self.emit = emit
+        self.current_phase: str | None = None
+        self._phases = Phases(time.perf_counter, emit)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase and announce it; see `meters.Phases`."""
+        self.current_phase = name
+        with self._phases.phase(name):
+            yield
+
+    def seconds(self) -> dict[str, float]:
+        """Return wall seconds by phase so far."""
+        return self._phases.seconds()
+
+
+def execute(job: Job, emit: Emit) -> Record | Recalled:
+    """Return the record of a cell, whatever happens to it, or that the run holds it already.
+
+    Args:
+        job: The cell and what its child needs.
+        emit: Takes progress for display.
+    """
+    attempt = _Attempt(job, emit)
+    try:
+        return attempt.run()
+    except Exception as error:
+        return attempt.failed(error)
+
+
+def classify_failure(error: Exception) -> Status:
+    """Return the status an exception stands for.
+
+    An allocator says that memory is out in its own exception class or only in its message.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Status.OOM
+    if isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY):
+        return Status.OOM
+    return Status.DIVERGED if isinstance(error, DivergedError) else Status.ERROR
+
+
+class _Attempt:
+    """One try at a cell; fields of the record gather as they become known."""
+
+    def __init__(self, job: Job, emit: Emit) -> None:
+        self.job = job
+        self.cell = job.cell
+        self.host = HostMemory()
+        self.began = time.perf_counter()
+        self.fields: dict[str, Any] = {"started_at": datetime.now(UTC), "key": None}
+        self.runtime = CellRuntime(job, emit)
+
+    def run(self) -> Record | Recalled:
+        torch.set_num_threads(self.job.num_threads)
+        torch.manual_seed(self.cell.seed)
+        self.fields["environment"] = collect_environment(
+            self.job.device, Path(self.job.project_dir)
+        )
+        strategy = registry.strategy(self.cell.strategy.name)
+        backbone = self._load_backbone()
+        data = self._prepare_data(backbone, strategy)
+        key = self._identify(backbone, data, strategy)
+        if key in self.job.known_keys:
+            return Recalled(request_key=self.job.request_key, key=key)
+        adapted = self._adapt(backbone, data, strategy)
+        self._profile(backbone, data, adapted)
+        return self._record(Status.OK)
+
+    def _load_backbone(self) -> Backbone:
+        with self.runtime.phase("load_backbone"):
+            source = registry.backbone_source(self.cell.backbone.name)
+            backbone = source.load(
+                self.cell.backbone, image_size=self.cell.image_size, seed=self.cell.seed
+            )
+            backbone.module.to(self.runtime.device)
+        self.fields |= {"backbone": backbone.info, "preprocessing": backbone.preprocessing}
+        return backbone
+
+    def _prepare_data(self, backbone: Backbone, strategy: Strategy) -> PreparedData:
+        with self.runtime.phase("load_data"):
+            data = prepare_data(
+                self.cell.dataset,
+                preprocessing=backbone.preprocessing,
+                split_seed=self.cell.split_seed,
+                seed=self.cell.seed,
+                needs_val=strategy.needs_val(self.cell.strategy),
+                cache=self.runtime.cache,
+                emit=self.runtime.emit,
+            )
+        self.fields["data"] = data.info
+        return data
+
+    def _identify(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> str:
+        """Return the key: a versioned hash of all that can change the numbers, part by part."""
+        splits = {name: split.ids_digest for name, split in data.info.splits.items()}
+        parts = {
+            "key_version": str(KEY_VERSION),
+            "weights": backbone.info.weights_digest,
+            "dataset": data.info.fingerprint,
+            "splits": digest_value(splits),
+            "preprocessing": digest_value(backbone.preprocessing.model_dump(mode="json")),
+            "strategy": digest_value(self.cell.strategy.model_dump(mode="json")),
+            "strategy_version": f"{self.cell.strategy.name} {strategy.version}",
+            "seed": str(self.cell.seed),
+            "numerics": self.cell.numerics.value,
+        }
+        self.fields |= {"key_parts": parts, "key": digest_value(parts)}
+        return str(self.fields["key"])
+
+    def _adapt(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> Adapted:
+        task = Task(
+            backbone=backbone,
+            train=data.train,
+            val=data.val,
+            num_classes=len(data.info.class_names),
+            seed=self.cell.seed,
+            runtime=self.runtime,
+        )
+        with self._sharing_device():
+            with self.runtime.phase("adapt"):
+                adapted = strategy.adapt(task, self.cell.strategy)
+            with self.runtime.phase("evaluate"):
+                self._evaluate(adapted, data)
+        self.fields |= {
+            "selection": adapted.selection,
+            "curve": adapted.curve,
+            "num_parameters": adapted.num_parameters,
+            "num_trainable_parameters": adapted.num_trainable_parameters,
+            "effective": adapted.effective,
+        }
+        return adapted
+
+    def _sharing_device(self) -> Any:
+        return device_lock(self.runtime.cache.root, self.job.device, exclusive=False)
+
+    def _evaluate(self, adapted: Adapted, data: PreparedData) -> None:
+        names, predictions = data.info.class_names, []
+        if data.val is not None:
+            self.fields["val"], packed = _score(adapted, data.val, "val", names)
+            predictions.append(packed)
+        self.fields["test"], packed = _score(adapted, data.test, "test", names)
+        self.fields["predictions"] = (*predictions, packed)
+
+    def _profile(self, backbone: Backbone, data: PreparedData, adapted: Adapted) -> None:
+        gc.collect()
+        settings = profile_settings(self.runtime, self.host, self.job.limits.profile_time)
+        profiler = CellProfiler(backbone, data, self.runtime, settings)
+        with self.runtime.phase("profile"):
+            self.fields["infer_profile"] = profiler.inference(adapted)
+            self.fields["train_profile"] = profiler.training(adapted, self.cell.strategy)
+
+    def failed(self, error: Exception) -> Record:
+        """Return the record of a cell that did not end well; what it is, not its scores, stays."""
+        for field in ("test", "val", "selection", "curve", "predictions", "infer_profile"):
+            self.fields.pop(field, None)
+        text = "" if isinstance(error, BenchError) else traceback.format_exc()
+        self.fields["failure"] = Failure(
+            kind=type(error).__name__,
+            message=str(error) or type(error).__name__,
+            traceback=text,
+            phase=self.runtime.current_phase,
+        )
+        return self._record(classify_failure(error))
+
+    def _record(self, status: Status) -> Record:
+        wall = time.perf_counter() - self.began
+        artifacts = self.runtime.cache.ledger.uses()
+        reused = sum(use.seconds for use in artifacts if not use.built)
+        return Record(
+            request_key=self.job.request_key,
+            run_id=self.job.run_id,
+            cell=self.cell,
+            status=status,
+            seconds=self.runtime.seconds(),
+            wall_seconds=wall,
+            standalone_seconds=wall + reused if status is Status.OK else None,
+            host_peak_bytes=self.host.peak_above_floor(),
+            artifacts=artifacts,
+            **self.fields,
+        )
+
+
+def _score(
+    adapted: Adapted, split: Split, name: Literal["val", "test"], class_names: tuple[str, ...]
+) -> tuple[Scores, PredictionSet]:
+    logits = adapted.predict(split).numpy()
+    if not np.isfinite(logits).all():
+        raise DivergedError(f"the adapted model's outputs on {name} are not finite")
+    scores = metrics.score_logits(logits, split.labels, class_names)
+    packed = metrics.pack_predictions(name, split.ids, split.ids_digest, logits, split.labels)
+    return scores, packed

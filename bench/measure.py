@@ -1,0 +1,142 @@
+"""The profiles of a cell: which model and step are measured, on what, and shared under which key.
+
+Cells of one run with the same backbone, shapes, numerics and way to train share a profile; it is
+measured once, alone on its device. This module knows no scores and no record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.datasets.prepare import PreparedData
+from bench.environment import device_class
+from bench.interfaces import Adapted, Backbone, Runtime
+from bench.meters import HostMemory
+from bench.numerics import autocast, prepare_inputs
+from bench.profile import ProfileSettings, profile_inference, profile_training
+from bench.record import InferProfile, NumericsPlan, Preprocessing, TrainProfile
+from bench.spec import StrategySpec
+from bench.strategies.inputs import load_batch, normalise
+
+_INFER_BATCH = {"cpu": 64, "cuda": 256}
+# Fields of a strategy that say when or how fast it learns, not what a step does.
+_NOT_OF_A_STEP = frozenset(
+    {"name", "epochs", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_fraction"}
+    | {"label_smoothing", "augmentation", "head_init"}
+)
+
+
+class CellProfiler:
+    """Measures what a cell's adapted model costs, or recalls what the run has measured.
+
+    Args:
+        backbone: As loaded; names the architecture and the input size.
+        data: Train gives inputs and labels, and one encoded example.
+        runtime: Device, cache and numerics.
+        settings: Budget, meters and lock of each measurement.
+    """
+
+    def __init__(
+        self, backbone: Backbone, data: PreparedData, runtime: Runtime, settings: ProfileSettings
+    ) -> None:
+        self._backbone = backbone
+        self._data = data
+        self._runtime = runtime
+        self._settings = settings
+
+    def inference(self, adapted: Adapted) -> InferProfile | None:
+        """Return the profile of the deployable model; None where the strategy makes none."""
+        classifier, plan = adapted.classifier, adapted.effective.forward
+        if classifier is None or plan is None:
+            return None
+        size = _INFER_BATCH[self._settings.device.type]
+
+        def measure() -> Any:
+            inputs, _ = self._batch(size)
+            profile = profile_inference(
+                classifier,
+                inputs,
+                plan=plan,
+                end_to_end=self._end_to_end(classifier, plan),
+                settings=self._settings,
+            )
+            return profile.model_dump(mode="json")
+
+        key = {"pass": "infer", "batch_size": size, "head": type(classifier).__name__}
+        return InferProfile.model_validate(self._share(key, plan, measure))
+
+    def training(self, adapted: Adapted, spec: StrategySpec) -> TrainProfile | None:
+        """Return the profile of the plain training step; None for strategies that take none."""
+        make_step, plan = adapted.training_step, adapted.effective.train
+        size = adapted.effective.batch_size
+        if make_step is None or plan is None or size is None:
+            return None
+
+        def measure() -> Any:
+            inputs, labels = self._batch(size)
+            step = make_step()
+            inputs = prepare_inputs(inputs, plan)
+            return profile_training(step, inputs, labels, settings=self._settings).model_dump(
+                mode="json"
+            )
+
+        fields = spec.model_dump(mode="json", exclude=set(_NOT_OF_A_STEP))
+        key = {
+            "pass": "train",
+            "batch_size": size,
+            "trainable": adapted.num_trainable_parameters,
+            "fields": fields,
+        }
+        return TrainProfile.model_validate(self._share(key, plan, measure))
+
+    def _share(self, key: Mapping[str, Any], plan: NumericsPlan, measure: Any) -> Any:
+        in_force = plan.model_dump(include={"precision", "memory_format", "compiled"})
+        whole = {
+            **key,
+            "weights": self._backbone.info.weights_digest,
+            "image_size": self._backbone.preprocessing.image_size,
+            "num_classes": len(self._data.info.class_names),
+            "numerics": in_force,
+            "threads": self._runtime.num_threads,
+            "device": device_class(str(self._settings.device)),
+            "budget": self._settings.budget_seconds,
+        }
+        return self._runtime.cache.json("profile", whole, measure, run_bound=True)
+
+    def _batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return normalised train examples and labels on the device, repeated to fill a batch."""
+        train, device = self._data.train, self._settings.device
+        positions = np.resize(np.arange(len(train)), size)
+        inputs = normalise(load_batch(train, positions, device), self._backbone.preprocessing)
+        return inputs, torch.from_numpy(train.labels[positions]).to(device)
+
+    def _end_to_end(self, classifier: torch.nn.Module, plan: NumericsPlan) -> Any:
+        example, device = self._data.example, self._settings.device
+
+        def run() -> None:
+            inputs = to_inputs(example(), self._backbone.preprocessing, device)
+            with torch.inference_mode(), autocast(plan, device):
+                classifier(prepare_inputs(inputs, plan)).argmax(dim=1).cpu()
+
+        return run
+
+
+def to_inputs(
+    image: np.ndarray, preprocessing: Preprocessing, device: torch.device
+) -> torch.Tensor:
+    """Return one decoded image, uint8, shape (S, S, 3), as a batch of one backbone input."""
+    return normalise(torch.from_numpy(image)[None].to(device), preprocessing)
+
+
+def profile_settings(runtime: Runtime, host: HostMemory, budget_seconds: float) -> ProfileSettings:
+    """Return settings that hold the device alone and share the child's memory floor."""
+    return ProfileSettings(
+        device=runtime.device,
+        budget_seconds=budget_seconds,
+        host=host,
+        lock_root=runtime.cache.root,
+    )
