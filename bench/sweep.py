@@ -18,7 +18,7 @@ from bench.executors.local import LocalExecutor
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import Cell, Job, Limits
 from bench.store import RunInfo, Store, open_store
-from bench.survey import request_key
+from bench.survey import forget_files, locate_cell, request_key
 
 StoppedBy: TypeAlias = Literal["total_time", "interrupt"]
 
@@ -181,10 +181,12 @@ class _Sweep:
 
     def run(self, observer: SweepObserver) -> SweepResult:
         observer.planned([cell for cell, _ in self._pending], self._num_held)
+        incomplete = {key for cell, key in self._pending if locate_cell(cell).missing}
         try:
             self._run_pending(observer)
         except KeyboardInterrupt:
             self._stopped_by = "interrupt"
+        self._remember_fetched(incomplete)
         return SweepResult(
             run=self._run,
             num_cells=self._num_cells,
@@ -238,3 +240,19 @@ class _Sweep:
             self._ok_keys.add(result.key)
         # What is stored need not be held in memory for the length of a sweep.
         self._records.append(result.model_copy(update={"predictions": ()}))
+
+    def _remember_fetched(self, incomplete: set[str]) -> None:
+        """Note the keys of cells under what they are asked for by now.
+
+        Files that a cell had to fetch are part of its request from then on.
+
+        Args:
+            incomplete: Request keys of cells whose files were not all here before.
+        """
+        fetched = [record for record in self._records if record.request_key in incomplete]
+        if fetched:
+            forget_files()
+        for record in fetched:
+            if record.status is Status.OK and record.key is not None:
+                key = request_key(record.cell)
+                self._store.remember(self._run.id, key, record.key, self._device_class)
