@@ -118,9 +118,12 @@ def _message(model: type[BaseModel], found: _Found, parent: Keys) -> str:
         case "too_short":
             return f"{name} needs at least {found.context['min_length']} value, got {got}"
         case "string_pattern_mismatch":
-            return f"{name} must be letters, digits, '.', '_' or '-', got {got}"
+            return f"{name} must match {found.context['pattern']}, got {got}"
         case "model_type":
-            return f"{name} must be a name or a mapping, got {got}"
+            by_name = not found.keys and "name" in model.model_fields
+            return f"{name} must be a {'name or a ' if by_name else ''}mapping, got {got}"
+        case "byte_size" | "byte_size_unit":
+            return f"{name} must be a size such as 16GiB, got {got}"
         case "value_error":
             return f"{name}: {found.context['error']}"
     rule = found.text.partition(", unable to parse")[0]
@@ -132,12 +135,10 @@ def _message(model: type[BaseModel], found: _Found, parent: Keys) -> str:
 _WORDS: Sequence[tuple[str, str]] = (
     ("Input should be", "must be"),
     ("String should", "must"),
-    ("a valid dictionary or instance of", "a mapping, a"),
     ("a valid tuple", "a list"),
     ("a valid string", "text"),
     ("a valid number", "a number"),
     ("a valid integer", "a whole number"),
-    ("could not interpret byte unit", "must be bytes such as 16GiB; unknown unit"),
 )
 
 

@@ -116,7 +116,7 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     names = source.names()
     if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
-    if names and not _is_known(spec.name, names):
+    if names and not _is_known(spec.name, names) and not _brings_weights(spec):
         raise BenchError(_unknown_name(axis, spec.name, names))
     problem = source.check(spec)
     if problem:
@@ -131,6 +131,11 @@ def _is_known(name: str, names: Sequence[str]) -> bool:
     """
     tagged = (f"{name}.", f"{name}@")
     return ":" in name or any(known == name or known.startswith(tagged) for known in names)
+
+
+def _brings_weights(spec: BackboneSpec | DatasetSpec) -> bool:
+    """Return whether a spec needs no pretrained weights: then only its source knows its name."""
+    return isinstance(spec, BackboneSpec) and (spec.weights == "random" or bool(spec.checkpoint))
 
 
 def _expand(
