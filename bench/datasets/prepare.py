@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache as cache_result
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class PreparedData:
     Attributes:
         val: None where nothing is to be chosen.
         example: Decodes one train example from its encoded bytes, as a deployed model does for each
-            request; uint8, shape (S, S, 3).
+            request; uint8, shape (S, S, 3). The first call reads the bytes, later ones have them.
     """
 
     train: Split
@@ -80,13 +81,13 @@ def prepare_data(
         raise DatasetError(f"{spec.label}: {error}") from error
     pool = ImagePool(dataset, preprocessing, cache)
     splits = _build_splits(parts, drawn, pool)
-    encoded = encode_example(pool, int(drawn.train[0]))
+    encoded = cache_result(lambda: encode_example(pool, int(drawn.train[0])))
     return PreparedData(
         train=splits["train"],
         val=splits.get("val"),
         test=splits["test"],
         info=_describe(dataset, splits, count_duplicates(_contents(parts), drawn), preprocessing),
-        example=lambda: decode_encoded(encoded, preprocessing),
+        example=lambda: decode_encoded(encoded(), preprocessing),
     )
 
 
