@@ -84,14 +84,13 @@ class Pace:
         """Note that a cell runs from now."""
         self._todo[cell] = self._clock()
 
-    def finish(self, cell: Cell) -> float:
-        """Note that a cell has ended and return its seconds since its start."""
-        started = self._todo.pop(cell, None)
-        seconds = self._clock() - (self._began if started is None else started)
+    def finish(self, cell: Cell, result: Record | Recalled) -> None:
+        """Note that a cell has ended, and how long it took if it was measured."""
+        self._todo.pop(cell, None)
         self.num_done += 1
-        for likeness in _likenesses(cell):
-            self._seconds[likeness].append(seconds)
-        return seconds
+        if isinstance(result, Record):
+            for likeness in _likenesses(cell):
+                self._seconds[likeness].append(result.wall_seconds)
 
     def elapsed(self, cell: Cell | None = None) -> float:
         """Return seconds since the sweep or a running cell began."""
@@ -104,7 +103,8 @@ class Pace:
         A cell is expected to take what it took before, or what cells like it took in this sweep.
         """
         total = 0.0
-        for cell, started in self._todo.items():
+        # A copy, made at once: the display's thread asks while cells end.
+        for cell, started in tuple(self._todo.items()):
             expected = self._expected(cell)
             if expected is None:
                 return None
@@ -124,13 +124,12 @@ def _likenesses(cell: Cell) -> tuple[tuple[str, ...], ...]:
     return (backbone, dataset, strategy), (dataset, strategy), (backbone, strategy), (strategy,), ()
 
 
-def describe_result(cell: Cell, result: Record | Recalled, seconds: float) -> Text:
-    """Return one line on a finished cell: status, accuracy or reason, label, seconds.
+def describe_result(cell: Cell, result: Record | Recalled) -> Text:
+    """Return one line on a finished cell: status, accuracy, label, seconds; a second says why not.
 
     Args:
         cell: What ran.
         result: Its record, or that the run held one.
-        seconds: Since its start, as the parent saw it.
     """
     if isinstance(result, Recalled):
         return Text(f"held      {cell.label}: the run has it under the same key")
@@ -138,7 +137,7 @@ def describe_result(cell: Cell, result: Record | Recalled, seconds: float) -> Te
     line = Text.assemble(
         (f"{result.status.value:<8}", _STYLES.get(result.status, "red")),
         f" {accuracy:>6}  {cell.label}  ",
-        (scale.duration(seconds), "dim"),
+        (scale.duration(result.wall_seconds), "dim"),
     )
     if result.failure is not None:
         where = f" in {result.failure.phase}" if result.failure.phase else ""
@@ -183,8 +182,9 @@ class PlainLines:
 
     def finished(self, cell: Cell, result: Record | Recalled) -> None:
         """Say how a cell ended."""
-        line = describe_result(cell, result, self.pace.finish(cell))
-        self._say(Text.assemble(f"[{self.pace.num_done}/{self.pace.total}] ", line))
+        self.pace.finish(cell, result)
+        count = f"[{self.pace.num_done}/{self.pace.total}] "
+        self._say(Text.assemble(count, describe_result(cell, result)))
 
     def _say(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True)
@@ -216,9 +216,9 @@ class LiveDisplay:
 
     def finished(self, cell: Cell, result: Record | Recalled) -> None:
         """Print how a cell ended, above the bar."""
-        line = describe_result(cell, result, self.pace.finish(cell))
         self._running = {key: value for key, value in self._running.items() if key != cell}
-        self.console.print(line)
+        self.pace.finish(cell, result)
+        self.console.print(describe_result(cell, result))
 
     def render(self) -> RenderableType:
         """Return the display as of now."""

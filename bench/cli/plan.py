@@ -37,7 +37,7 @@ def plan(
         plan_cells(loaded), only=only, seeds=None if seeds is None else parse_seeds(seeds)
     )
     surveys = _survey(chosen, loaded.name, store)
-    blocking = find_blocking(surveys, offline=_is_offline())
+    blocking = find_blocking(surveys, offline=is_offline())
     _print_cells([_row(survey, blocking) for survey in surveys])
     print(_summarise(surveys))
     _print_lacks(surveys, blocking)
@@ -45,7 +45,7 @@ def plan(
         raise typer.Exit(_EXIT_MISSING)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
     """Return whether the hub's own switches forbid downloads, in the spellings that it takes."""
     switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in switches)

@@ -1,6 +1,7 @@
 """`bench run`: a suite file in; live progress, a table, a report and an exit code out."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.interfaces import Missing
     from bench.record import Record
     from bench.store import Store
     from bench.survey import CellSurvey
@@ -43,7 +43,7 @@ def run(
 
     Exits with 0 when every cell is ok, 3 when any failed or is missing.
     """
-    from bench.plan import plan_cells, select_cells
+    from bench.plan import parse_seeds, plan_cells, select_cells
     from bench.store import open_store
     from bench.suite import load_suite
     from bench.survey import survey_cells
@@ -51,7 +51,8 @@ def run(
 
     _check_executor(executor)
     loaded = load_suite(suite)
-    cells = select_cells(plan_cells(loaded), only=only, seeds=_parse_seeds(seeds))
+    chosen_seeds = None if seeds is None else parse_seeds(seeds)
+    cells = select_cells(plan_cells(loaded), only=only, seeds=chosen_seeds)
     with open_store(store) as opened:
         surveys = survey_cells(cells, records=opened.records(loaded.name))
         _stop_if_missing(surveys)
@@ -71,27 +72,16 @@ def _check_executor(name: str) -> None:
         raise UsageError(f"no executor '{name}'. Known: local.")
 
 
-def _parse_seeds(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    parts = text.replace(",", " ").split()
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--seeds '{text}' is not a list of whole numbers; write --seeds 0,1,2")
-    return tuple(int(part) for part in parts)
-
-
 def _stop_if_missing(surveys: "Sequence[CellSurvey]") -> None:
     """Exit before any work where something is not here and no run could fetch it."""
-    lacks = dict.fromkeys(lack for survey in surveys for lack in survey.missing)
-    blocking = [lack for lack in lacks if not lack.downloadable]
+    from bench.cli.plan import is_offline
+    from bench.survey import find_blocking
+
+    blocking = find_blocking(surveys, offline=is_offline())
+    for lack in blocking:
+        print(f"error: missing: {lack.what}. To get it: {lack.how}", file=sys.stderr)
     if blocking:
-        print(_describe_missing(blocking), file=sys.stderr)
         raise typer.Exit(EXIT_INCOMPLETE)
-
-
-def _describe_missing(lacks: "Sequence[Missing]") -> str:
-    lines = [f"  {lack.what}\n    get it: {lack.how}" for lack in lacks]
-    return "\n".join(["error: not on this machine, and a run cannot fetch it:", *lines])
 
 
 def _sweep(
@@ -114,17 +104,13 @@ def _sweep(
 
 
 def _print_table(records: "Sequence[Record]") -> None:
-    from rich.console import Console
-
     from bench.tables import failed_cells, summarise
     from bench.tables.terminal import terminal_text
 
-    console = Console()
-    width = console.width if console.is_terminal else _WIDTH_OF_LOGS
-    colour = console.color_system is not None
     if records:
-        rows = summarise(records)
-        print(terminal_text(rows, failed_cells(records), width=width, colour=colour))
+        width = shutil.get_terminal_size((_WIDTH_OF_LOGS, 24)).columns
+        rows, failures = summarise(records), failed_cells(records)
+        print(terminal_text(rows, failures, width=width, colour=sys.stdout.isatty()))
 
 
 def _print_ending(result: "SweepResult") -> None:

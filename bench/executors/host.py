@@ -46,13 +46,6 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def num_cores() -> int:
-    """Return the CPU cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def oom_kills(vmstat: Path = _VMSTAT) -> int | None:
     """Return how many processes the kernel has killed for want of memory, None if it won't say.
 

@@ -10,9 +10,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
+from bench.environment import num_cores
 from bench.errors import UsageError
 from bench.executors import OnProgress, Outcome, child, preload
-from bench.executors.host import num_cores
 from bench.executors.supervision import ServerSetup, SupervisedCell
 from bench.record import Progress
 from bench.spec import Job

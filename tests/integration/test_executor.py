@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.environment import num_cores
 from bench.errors import ExecutorError, UsageError
-from bench.executors.host import num_cores
 from bench.executors.local import LocalExecutor
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import Job
