@@ -165,9 +165,16 @@ def _unknown_source(axis: Axis[S], name: str) -> str:
     if near is not None:
         hint = f" Did you mean '{near}{name[len(head) :]}'?"
     else:
-        listed = [known for prefix in prefixes for known in axis.source(prefix).names()]
-        hint = _suggest(name, listed)
+        hint = _suggest(name, [known for prefix in prefixes for known in _names(axis, prefix)])
     return f"unknown {axis.word} '{name}'.{hint} Known sources: {', '.join(prefixes)}."
+
+
+def _names(axis: Axis[S], prefix: str) -> Sequence[str]:
+    """Return the names of a source; none of a broken plugin, which is told where it is used."""
+    try:
+        return tuple(axis.source(prefix).names())
+    except BenchError:
+        return ()
 
 
 def _unknown_name(axis: Axis[S], name: str, names: Sequence[str]) -> str:
