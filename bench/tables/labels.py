@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ class Labels:
     strategy: str
 
 
-def label_cells(cells: Iterable[Cell]) -> Callable[[Cell], Labels]:
-    """Return a function from each of the cells to its labels.
+def label_cells(cells: Iterable[Cell]) -> list[Labels]:
+    """Return each cell's labels, in the order given.
 
     A label is the plain name where that is unique among the cells; else it says in what they
     differ: ``partial (trainable_stages=2)``. Image size and split count as the dataset's, the
@@ -28,16 +28,12 @@ def label_cells(cells: Iterable[Cell]) -> Callable[[Cell], Labels]:
     Args:
         cells: All cells that stand in one table.
     """
-    axes = [_axes(cell) for cell in cells]
-    names = [_distinct({_text(axis[index][1]): axis[index] for axis in axes}) for index in range(3)]
-
-    def labels(cell: Cell) -> Labels:
-        backbone, dataset, strategy = (
-            names[index][_text(values)] for index, (_, values) in enumerate(_axes(cell))
-        )
-        return Labels(backbone, dataset, strategy)
-
-    return labels
+    keyed = [tuple((_text(values), name, values) for name, values in _axes(c)) for c in cells]
+    names = [
+        _distinct({text: (name, values) for text, name, values in (axes[i] for axes in keyed)})
+        for i in range(3)
+    ]
+    return [Labels(*(names[i][text] for i, (text, _, _) in enumerate(axes))) for axes in keyed]
 
 
 _Axis = tuple[str, dict[str, Any]]

@@ -27,6 +27,7 @@ class Row:
     where seeds ran on more than one class of device, since those cannot be compared.
 
     Attributes:
+        weights: ``pretrained``, or ``random``: the control that is trained from scratch.
         status: `ok` if every seed is, else the gravest: crashed, error, oom, timeout, diverged.
         num_seeds: Seeds that ended `ok`; the row's numbers are theirs alone.
         num_cells: Seeds that were tried.
@@ -50,6 +51,7 @@ class Row:
     backbone: str
     dataset: str
     strategy: str
+    weights: str
     num_seeds: int
     status: str
     test_accuracy: float | None
@@ -124,8 +126,8 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     known = list(records)
     labels = label_cells(record.cell for record in known)
     groups: dict[tuple[int, str, Labels], list[Record]] = {}
-    for record in known:
-        group = (record.run_id, record.cell.suite, labels(record.cell))
+    for record, names in zip(known, labels, strict=True):
+        group = (record.run_id, record.cell.suite, names)
         groups.setdefault(group, []).append(record)
     rows = [_row(names, group) for (_, _, names), group in groups.items()]
     return sorted(rows, key=_order)
@@ -141,7 +143,9 @@ def failed_cells(records: Iterable[Record]) -> list[FailedCell]:
     known = list(records)
     labels = label_cells(record.cell for record in known)
     return [
-        _failed_cell(record, labels(record.cell)) for record in known if record.status != Status.OK
+        _failed_cell(record, names)
+        for record, names in zip(known, labels, strict=True)
+        if record.status != Status.OK
     ]
 
 
@@ -174,6 +178,7 @@ def _row(names: Labels, group: Sequence[Record]) -> Row:
         backbone=names.backbone,
         dataset=names.dataset,
         strategy=names.strategy,
+        weights=first.cell.backbone.weights,
         num_seeds=len(ok),
         status=_worst_status(group),
         num_cells=len(group),
