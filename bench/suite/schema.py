@@ -5,8 +5,7 @@ from typing import Any
 from bench import registry
 from bench.spec import BackboneSpec, DatasetSpec, StrategySpec, Suite
 
-_DURATION = r"^(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
-_BYTES = r"^\s*\d*\.?\d+\s*\w*$"
+_DURATION = r"^(?=\d)(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
 _REF = "#/$defs/{model}"
 
 
@@ -27,7 +26,7 @@ def suite_schema() -> dict[str, Any]:
     schema["properties"]["datasets"]["items"] = _entry(DatasetSpec, datasets, definitions)
     schema["properties"]["strategies"]["items"] = _strategies(definitions)
     definitions.pop("StrategySpec", None)
-    _allow_text_units(definitions["Limits"]["properties"])
+    _allow_durations(definitions["Limits"]["properties"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
@@ -77,10 +76,10 @@ def _strategy(
     return {**own, "title": name, "description": summary}
 
 
-def _allow_text_units(limits: dict[str, Any]) -> None:
-    """Let `2h` and `16GiB` stand beside numbers, which pydantic's schema does not know of."""
-    for name, own in limits.items():
-        pattern = _BYTES if name == "host_memory" else _DURATION
+def _allow_durations(limits: dict[str, Any]) -> None:
+    """Let `2h` stand where pydantic's schema, which does not see our parser, has a number."""
+    for name in ("cell_timeout", "total_time", "profile_time"):
+        own = limits[name]
         kept = {key: own.pop(key) for key in ("default", "title") if key in own}
         members = own.pop("anyOf", None) or [dict(own)]
-        limits[name] = {**kept, "anyOf": [*members, {"type": "string", "pattern": pattern}]}
+        limits[name] = {**kept, "anyOf": [*members, {"type": "string", "pattern": _DURATION}]}

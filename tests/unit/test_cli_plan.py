@@ -235,13 +235,16 @@ def test_every_reference_of_the_schema_leads_somewhere(bench):
     assert wanted == set(json.loads(text)["$defs"])
 
 
-def test_durations_and_sizes_may_be_text_in_the_schema(bench):
+def test_every_limit_may_be_text_with_a_unit_in_the_schema(bench):
     limits = json.loads(bench("schema").out)["$defs"]["Limits"]["properties"]
-    for name, good, bad in (
-        ("cell_timeout", "1h30m", "2x"),
-        ("total_time", "90s", "h"),
-        ("host_memory", "16GiB", "lots"),
-    ):
+    examples = {
+        "cell_timeout": ("1h30m", "2x"),
+        "total_time": ("90s", "h"),
+        "host_memory": ("16GiB", "lots"),
+        "profile_time": ("1.5m", ""),
+    }
+    assert set(limits) == set(examples)
+    for name, (good, bad) in examples.items():
         (pattern,) = [one["pattern"] for one in limits[name]["anyOf"] if "pattern" in one]
         assert re.search(pattern, good)
         assert not re.search(pattern, bad)
