@@ -219,16 +219,10 @@ class RowArray:
         out = np.empty((len(rows), *self._row_shape), dtype=self._dtype)
         if not len(rows):
             return out
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        consecutive = bool((order == np.arange(len(rows))).all())
-        target = out if consecutive else np.empty_like(out)
         with (self._folder / "rows").open("rb") as file:
-            for first, last in _runs(ordered):
-                view = target[first:last].reshape(-1).view(np.uint8).data
-                _read_at(file.fileno(), view, int(ordered[first]) * self._row_bytes)
-        if not consecutive:
-            out[order] = target
+            for first, last in _runs(rows):
+                view = out[first:last].reshape(-1).view(np.uint8).data
+                _read_at(file.fileno(), view, int(rows[first]) * self._row_bytes)
         return out
 
 

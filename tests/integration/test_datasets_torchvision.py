@@ -362,7 +362,7 @@ def test_what_is_missing_says_what_how_and_how_much(root: Path) -> None:
     assert f"put it there by hand: {root}/stanford_cars/devkit" in cars.how
     with pytest.raises(DatasetError, match="StanfordCars is missing: torchvision can no longer"):
         source.load(DatasetSpec(name="torchvision/StanfordCars"), ArtifactCache(root))
-    with pytest.raises(DatasetError, match="unknown dataset 'torchvision/CIFAR11'. List them"):
+    with pytest.raises(DatasetError, match=r"unknown dataset 'torchvision/CIFAR11'. List them"):
         source.locate(DatasetSpec(name="torchvision/CIFAR11"))
 
 
