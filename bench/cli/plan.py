@@ -124,6 +124,6 @@ def _print_lacks(surveys: "Sequence[CellSurvey]", blocking: "Sequence[Missing]")
     for lack in lacks:
         if lack not in blocking:
             extent = "" if lack.num_bytes is None else f" ({megabytes(lack.num_bytes)} MiB)"
-            print(f"to download: {lack.what}{extent}. A run fetches it; by hand: {lack.how}")
+            print(f"to download: {lack.what}{extent}, by the run itself or so: {lack.how}")
     for lack in blocking:
         print(f"error: missing: {lack.what}. To get it: {lack.how}", file=sys.stderr)
