@@ -130,6 +130,32 @@ def fetch_hub_file(repo: str, filenames: Sequence[str], revision: str | None = N
     raise explain_missing(missing, f"the hub has none of {', '.join(filenames)} there")
 
 
+def fetch_snapshot(
+    missing: Missing, repo: str, patterns: Sequence[str], revision: str | None = None
+) -> None:
+    """Download the files of a hub repository that match some patterns into the cache.
+
+    Args:
+        missing: Words for the error.
+        repo: ``owner/name``.
+        patterns: Globs of file names.
+        revision: Branch, tag or full commit; None is ``main``.
+
+    Raises:
+        WeightsMissingError: Offline or not to be fetched.
+    """
+    if is_offline():
+        raise explain_missing(missing, "HF_HUB_OFFLINE is set")
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            repo, revision=revision, allow_patterns=list(patterns), cache_dir=hub_cache_dir()
+        )
+    except (OSError, ValueError) as error:
+        raise explain_missing(missing, _reason(error)) from error
+
+
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"the download failed ({type(error).__name__}: {lines[0] if lines else ''})"

@@ -77,7 +77,7 @@ def torchvision_stages(model: nn.Module) -> tuple[Stage, ...]:
     if len(blocks) <= 1:
         # A plain chain (VGG, AlexNet): every convolution and the hidden classifier is a stage.
         blocks = {unit.path for unit in units if unit.num_weights}
-    return stages_of(model, _unit_owner(model, units, blocks))
+    return _stages_of_units(model, units, blocks)
 
 
 def hub_stages(model: nn.Module) -> tuple[Stage, ...]:
@@ -101,7 +101,7 @@ def hub_stages(model: nn.Module) -> tuple[Stage, ...]:
         return stages_of(model, {name: 0 for name, _ in model.named_parameters()})
     units = _units(model, lambda path: main == path or main.startswith(f"{path}."))
     blocks = {unit.path for unit in units if unit.path.rpartition(".")[0] == main}
-    return stages_of(model, _unit_owner(model, units, blocks))
+    return _stages_of_units(model, units, blocks)
 
 
 def _units(model: nn.Module, expand: Callable[[str], bool]) -> list[_Unit]:
@@ -123,35 +123,42 @@ def _units(model: nn.Module, expand: Callable[[str], bool]) -> list[_Unit]:
     return units
 
 
-def _unit_owner(model: nn.Module, units: Sequence[_Unit], blocks: set[str]) -> dict[str, int]:
-    """Return the stage of each parameter: 0 the stem, then one per block."""
-    owner_of_unit: dict[str, int] = {}
-    stage = 0
+def _stages_of_units(
+    model: nn.Module, units: Sequence[_Unit], blocks: set[str]
+) -> tuple[Stage, ...]:
+    """Return the stem and one stage per block, named by its block."""
+    stage_of_unit: dict[str, int] = {}
+    names: list[str] = [_STEM]
     waiting: list[str] = []
     for unit in units:
         if unit.path in blocks:
-            stage += 1
-            owner_of_unit |= dict.fromkeys([*waiting, unit.path], stage)
+            stage_of_unit |= dict.fromkeys([*waiting, unit.path], len(names))
+            names.append(unit.path)
             waiting = []
-        elif unit.num_weights and stage:
+        elif unit.num_weights and len(names) > 1:
             waiting.append(unit.path)
         else:
-            owner_of_unit[unit.path] = stage
-    owner_of_unit |= dict.fromkeys(waiting, stage)
+            stage_of_unit[unit.path] = len(names) - 1
+    stage_of_unit |= dict.fromkeys(waiting, len(names) - 1)
 
     def find(name: str) -> int:
         # A parameter of a container itself (class token, position embedding) is of the stem.
-        return next((owner_of_unit[p] for p in owner_of_unit if name.startswith(f"{p}.")), 0)
+        paths = (path for path in stage_of_unit if name.startswith(f"{path}."))
+        return next((stage_of_unit[path] for path in paths), 0)
 
-    return {name: find(name) for name, _ in model.named_parameters()}
+    owner = {name: find(name) for name, _ in model.named_parameters()}
+    return stages_of(model, owner, names)
 
 
-def stages_of(model: nn.Module, owner: Mapping[str, int]) -> tuple[Stage, ...]:
+def stages_of(
+    model: nn.Module, owner: Mapping[str, int], names: Sequence[str] = ()
+) -> tuple[Stage, ...]:
     """Return stages as maximal whole modules plus the parameters that lie in none.
 
     Args:
         model: Whose parameters they are.
         owner: Stage index of every parameter by name; indices order the stages.
+        names: Of the stages by index; without them a stage is named by its first module.
 
     Raises:
         BackboneError: Some parameter would belong to no stage or to two.
@@ -178,22 +185,12 @@ def stages_of(model: nn.Module, owner: Mapping[str, int]) -> tuple[Stage, ...]:
                 seen.update(own)
 
     visit(model, "")
-    stages = tuple(
-        Stage(
-            _stage_name(position, modules[index], parameters[index]),
-            tuple(modules[index]),
-            tuple(parameters[index]),
-        )
-        for position, index in enumerate(modules)
-    )
+    stages: list[Stage] = []
+    for index, paths in modules.items():
+        name = names[index] if names else (*paths, *parameters[index])[0]
+        stages.append(Stage(name if stages else _STEM, tuple(paths), tuple(parameters[index])))
     check_stages(model, stages)
-    return stages
-
-
-def _stage_name(position: int, modules: Sequence[str], parameters: Sequence[str]) -> str:
-    if position == 0:
-        return _STEM
-    return (*modules, *parameters)[0]
+    return tuple(stages)
 
 
 def check_stages(model: nn.Module, stages: Sequence[Stage]) -> None:

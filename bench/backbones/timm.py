@@ -139,7 +139,7 @@ class TimmSource:
             stages=timm_stages(module),
             source=plan.source,
             licence=config.get("license"),
-            declared_dim=getattr(module, "head_hidden_size", None) or module.num_features,
+            declared_dim=_declared_dim(module),
         )
         return assemble(spec, parts, image_size=image_size)
 
@@ -318,6 +318,12 @@ def _drop_classifier(module: nn.Module, name: str) -> None:
             f"{name}: without its classifier the features would pass through weights that were "
             f"never loaded: {', '.join(fresh)}."
         )
+
+
+def _declared_dim(module: nn.Module) -> int:
+    """Return the width of the classifier's input, which a hidden layer may have changed."""
+    width: Any = getattr(module, "head_hidden_size", None) or module.num_features
+    return int(width)
 
 
 def _preprocessing(config: dict[str, Any], name: str) -> Preprocessing:

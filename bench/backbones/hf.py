@@ -1,0 +1,254 @@
+"""Vision models of the hub through transformers' AutoModel; knows no dataset.
+
+The feature is what the model's own classifier would read, in this order: a dense BERT-like pooler
+is never used (most checkpoints lack it) and the class token stands in; else the model's pooled
+output (mean of the map for convolutional models, attention pooling of SigLIP, normed class token
+of DINOv2); else the class token; else the mean of tokens or map. A model of image and text (CLIP,
+SigLIP) gives its vision tower, before the projection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.backbones import hub
+from bench.backbones.checks import check_choice
+from bench.errors import BackboneError
+from bench.interfaces import Backbone, Located
+from bench.record import Preprocessing
+from bench.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    pass
+
+_CONFIG = "config.json"
+_PROCESSOR = "preprocessor_config.json"
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_PATTERNS = ("*.json", "*.safetensors", "*.md")
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_PATH_STARTS = ("/", "~", ".")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a model lies.
+
+    Attributes:
+        repo: Hub repository; None for a folder of the user's.
+        folder: The folder with its files; None when it is not on this machine.
+    """
+
+    repo: str | None
+    folder: Path | None
+
+
+class HubSource:
+    """``hf/<owner>/<name>``, or ``hf/<path>`` where the path begins with ``/``, ``~`` or ``.``.
+
+    A ``checkpoint:`` is a folder as ``save_pretrained`` writes it and stands for the repository.
+    """
+
+    prefix: ClassVar[str] = "hf"
+
+    def names(self) -> Sequence[str]:
+        """Return nothing: the hub cannot be listed."""
+        return ()
+
+    def check(self, spec: BackboneSpec) -> str | None:
+        """Return what is wrong with a spec, or None; nothing is asked of the hub."""
+        name = spec.name.partition("/")[2]
+        local = name.startswith(_PATH_STARTS)
+        if (not local and name.count("/") > 1) or not name.strip("/"):
+            return f"'{spec.name}' is no hub repository: write hf/<owner>/<name> or hf/<path>."
+        if local and (spec.checkpoint or spec.revision):
+            return f"'{spec.name}' is a folder: drop checkpoint and revision."
+        problem = check_choice(spec)
+        if problem:
+            return problem
+        place = _place(spec)
+        if place.repo is None and not (place.folder and (place.folder / _CONFIG).is_file()):
+            return f"'{spec.name}': there is no {_CONFIG} in {place.folder}."
+        return None
+
+    def locate(self, spec: BackboneSpec) -> Located:
+        """Return configuration and weights, or what to download."""
+        packages = ("transformers", "torch")
+        place = _place(spec)
+        random = spec.weights == "random"
+        files = _files(place.folder, weights=not random) if place.folder else None
+        if files is not None:
+            return Located(files=files, packages=packages)
+        repo = place.repo or str(place.folder)
+        filename = _CONFIG if random else ""
+        return Located(
+            missing=(hub.missing_from_hub(repo, filename, spec.revision),), packages=packages
+        )
+
+    def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
+        """Return the backbone.
+
+        Args:
+            spec: Must pass `check`. Code from the repository runs only with trust_remote_code.
+            image_size: Height and width in pixels; None is the image processor's. Position
+                embeddings are interpolated in the forward pass where the model can.
+            seed: Draws the weights of ``weights: random``.
+
+        Raises:
+            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMismatchError: Tensors that did not load, by name.
+            BackboneError: No vision model, no preprocessing, or it does not run at that size.
+        """
+        problem = self.check(spec)
+        if problem:
+            raise BackboneError(problem)
+        from bench.backbones.assemble import Parts, assemble
+        from bench.backbones.hub_features import load_hub_model, make_features
+        from bench.backbones.stages import hub_stages
+
+        folder, source = _fetch(spec)
+        random = spec.weights == "random"
+        model, unloaded = load_hub_model(spec, folder, seed=seed if random else None)
+        module = make_features(model, unloaded, name=spec.name)
+        parts = Parts(
+            module=module,
+            own=_preprocessing(spec, folder, image_size),
+            stages=hub_stages(module),
+            source=f"random (seed {seed})" if random else source,
+            licence=_licence(folder),
+        )
+        return assemble(spec, parts, image_size=image_size)
+
+
+def _place(spec: BackboneSpec) -> _Place:
+    name = spec.name.partition("/")[2]
+    if spec.checkpoint:
+        return _Place(None, Path(spec.checkpoint).expanduser())
+    if name.startswith(_PATH_STARTS):
+        return _Place(None, Path(name).expanduser())
+    return _Place(name, hub.find_snapshot(name, spec.revision))
+
+
+def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
+    """Return configuration, processor and weights of a folder; None when one is not there."""
+    config, processor = folder / _CONFIG, folder / _PROCESSOR
+    if not config.is_file():
+        return None
+    found = [config, *([processor] if processor.is_file() else [])]
+    if not weights:
+        return tuple(found)
+    single = next((folder / name for name in _SINGLE if (folder / name).is_file()), None)
+    if single:
+        return (*found, single)
+    index = next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
+    if index is None:
+        return None
+    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    paths = [folder / shard for shard in shards]
+    return (*found, index, *paths) if all(path.is_file() for path in paths) else None
+
+
+def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
+    """Return the folder with everything in it, and where that came from.
+
+    Raises:
+        WeightsMissingError: Not on disk and not to be fetched.
+    """
+    place = _place(spec)
+    weights = spec.weights != "random"
+    if place.repo is None:
+        folder = place.folder or Path()
+        if _files(folder, weights=weights) is None:
+            raise BackboneError(f"{spec.name}: no weights in {folder}: {' or '.join(_SINGLE)}.")
+        return folder, f"folder {folder}"
+    if _is_whole(place, weights):
+        return _source(place)
+    repo = place.repo
+    missing = hub.missing_from_hub(repo, "" if weights else _CONFIG, spec.revision)
+    patterns = [*_PATTERNS, *(["*.py"] if spec.trust_remote_code else [])]
+    # Old repositories hold pickles only; those are not fetched beside safetensors.
+    for wanted in (patterns, [*patterns, "*.bin"]):
+        hub.fetch_snapshot(missing, repo, wanted, spec.revision)
+        place = _place(spec)
+        if _is_whole(place, weights):
+            return _source(place)
+    raise hub.explain_missing(missing, "the repository holds none that transformers reads")
+
+
+def _is_whole(place: _Place, weights: bool) -> bool:
+    return place.folder is not None and _files(place.folder, weights=weights) is not None
+
+
+def _source(place: _Place) -> tuple[Path, str]:
+    folder = place.folder or Path()
+    return folder, f"hub {place.repo}@{folder.name}"
+
+
+def _licence(folder: Path) -> str | None:
+    """Return the licence from the model card's header, if the card is there."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        key, _, value = line.partition(":")
+        if line.strip() == "---":
+            break
+        if key.strip() == "license" and value.strip():
+            return value.strip().strip("'\"")
+    return None
+
+
+def _preprocessing(spec: BackboneSpec, folder: Path, image_size: int | None) -> Preprocessing:
+    """Return what the model's image processor would do.
+
+    Raises:
+        BackboneError: There is no processor and the suite does not say it all.
+    """
+    if not (folder / _PROCESSOR).is_file():
+        if spec.mean is None or spec.std is None or image_size is None:
+            raise BackboneError(
+                f"{spec.name}: {folder} holds no {_PROCESSOR}: give mean, std and image_size."
+            )
+        zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return Preprocessing(image_size=image_size, mean=zeros, std=ones)
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
+    )
+    resized = _length(processor.size)
+    cropped = _length(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
+    own = cropped or resized
+    if own is None:
+        raise BackboneError(f"{spec.name}: its image processor states no size ({processor.size}).")
+    fraction = min(1.0, own / resized) if resized else 1.0
+    crop = getattr(processor, "crop_pct", None)
+    if crop and own < 384:
+        # ConvNeXt's processor: below 384 pixels it resizes to size / crop_pct, then crops.
+        fraction = crop
+    normalises = getattr(processor, "do_normalize", True)
+    return Preprocessing(
+        image_size=own,
+        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+        interpolation=_RESAMPLE.get(int(processor.resample or 2), "bilinear"),
+        crop_fraction=fraction,
+    )
+
+
+def _length(size: Any) -> int | None:
+    """Return the side in pixels that a processor's size stands for."""
+    if isinstance(size, int) or size is None:
+        return size
+    values: Mapping[str, int | None] = dict(size)
+    for key in ("shortest_edge", "height"):
+        if values.get(key):
+            return values[key]
+    return None
