@@ -17,6 +17,7 @@ from bench.record import Progress, Recalled, Record, Status
 from bench.spec import Cell
 from bench.sweep import SweepObserver
 from bench.tables import scale
+from bench.tables.labels import label_cells
 
 _REFRESHES_PER_SECOND = 2
 """The cells being measured share the cores with this display."""
@@ -124,19 +125,27 @@ def _likenesses(cell: Cell) -> tuple[tuple[str, ...], ...]:
     return (backbone, dataset, strategy), (dataset, strategy), (backbone, strategy), (strategy,), ()
 
 
-def describe_result(cell: Cell, result: Record | Recalled) -> Text:
-    """Return one line on a finished cell: status, accuracy, label, seconds; a second says why not.
+def name_cells(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """Return one line per cell, no two alike: variants of a strategy say in what they differ."""
+    return {
+        cell: f"{label.backbone} · {label.dataset} · {label.strategy} · seed {cell.seed}"
+        for cell, label in zip(cells, label_cells(cells), strict=True)
+    }
+
+
+def describe_result(name: str, result: Record | Recalled) -> Text:
+    """Return one line on a finished cell: status, accuracy, name, seconds; a second says why not.
 
     Args:
-        cell: What ran.
+        name: Of the cell that ran.
         result: Its record, or that the run held one.
     """
     if isinstance(result, Recalled):
-        return Text(f"held      {cell.label}: the run has it under the same key")
+        return Text(f"held            {name}: the run has it under the same key")
     accuracy = scale.percent(result.test.accuracy) + "%" if result.test else scale.ABSENT
     line = Text.assemble(
         (f"{result.status.value:<8}", _STYLES.get(result.status, "red")),
-        f" {accuracy:>6}  {cell.label}  ",
+        f" {accuracy:>6}  {name}  ",
         (scale.duration(result.wall_seconds), "dim"),
     )
     if result.failure is not None:
@@ -169,9 +178,11 @@ class PlainLines:
 
     console: Console
     pace: Pace
+    names: dict[Cell, str] = field(default_factory=dict)
 
     def planned(self, pending: Sequence[Cell], num_held: int) -> None:
         """Say how many cells will run."""
+        self.names = name_cells(pending)
         self.pace.plan(pending)
         self._say(Text(_describe_plan(len(pending), num_held)))
 
@@ -184,7 +195,7 @@ class PlainLines:
         """Say how a cell ended."""
         self.pace.finish(cell, result)
         count = f"[{self.pace.num_done}/{self.pace.total}] "
-        self._say(Text.assemble(count, describe_result(cell, result)))
+        self._say(Text.assemble(count, describe_result(self.names[cell], result)))
 
     def _say(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True)
@@ -197,10 +208,12 @@ class LiveDisplay:
 
     console: Console
     pace: Pace
+    names: dict[Cell, str] = field(default_factory=dict)
     _running: dict[Cell, Progress] = field(default_factory=dict)
 
     def planned(self, pending: Sequence[Cell], num_held: int) -> None:
         """Say how many cells will run."""
+        self.names = name_cells(pending)
         self.pace.plan(pending)
         self.console.print(Text(_describe_plan(len(pending), num_held)))
 
@@ -218,7 +231,7 @@ class LiveDisplay:
         """Print how a cell ended, above the bar."""
         self._running = {key: value for key, value in self._running.items() if key != cell}
         self.pace.finish(cell, result)
-        self.console.print(describe_result(cell, result))
+        self.console.print(describe_result(self.names[cell], result))
 
     def render(self) -> RenderableType:
         """Return the display as of now."""
@@ -230,7 +243,7 @@ class LiveDisplay:
         lines.add_column(no_wrap=True, justify="right", min_width=6)
         for cell, progress in self._running.items():
             elapsed = scale.duration(self.pace.elapsed(cell))
-            lines.add_row(Text(cell.label), Text(describe_progress(progress)), Text(elapsed))
+            lines.add_row(Text(self.names[cell]), Text(describe_progress(progress)), Text(elapsed))
         return Group(lines, self._bar())
 
     def _bar(self) -> RenderableType:
