@@ -1,4 +1,4 @@
-"""Where and under which versions something is measured; imports no torch and knows no cell."""
+"""Devices, cores and memory this process may use; knows no versions of packages but torch's."""
 
 from __future__ import annotations
 
@@ -6,35 +6,20 @@ import math
 import os
 import platform
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pynvml
 
 from bench.errors import UsageError
-from bench.record import Environment
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "numpy",
-    "scikit-learn",
-    "pillow",
-    "transfer-bench",
-)
-"""Distributions whose version can change a number."""
 
 # What a CPU has for reduced precision decides which numerics win on it.
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
-_GIT_SECONDS = 5
+_MODEL_NUMBERS = (("cpu family", "family"), ("model", "model"), ("CPU part", "part"))
+_LEGACY_QUOTA = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def list_devices() -> tuple[str, ...]:
@@ -42,9 +27,9 @@ def list_devices() -> tuple[str, ...]:
 
     A GPU that the installed torch was not built for is left out.
     """
-    if _torch_is_cpu_only():
+    if torch_is_cpu_only():
         return ("cpu",)
-    return (*(f"cuda:{index}" for index in range(len(_visible_gpus()))), "cpu")
+    return (*(f"cuda:{index}" for index in range(len(visible_gpus()))), "cpu")
 
 
 def device_name(device: str) -> str:
@@ -59,7 +44,7 @@ def device_name(device: str) -> str:
     if device == "cpu":
         return cpu_name()
     kind, _, number = device.partition(":")
-    names = _visible_gpus() if kind == "cuda" else ()
+    names = visible_gpus() if kind == "cuda" else ()
     index = int(number or 0) if (number or "0").isdecimal() else -1
     if not 0 <= index < len(names):
         raise UsageError(f"no device '{device}' here. Known: {', '.join(list_devices())}.")
@@ -101,9 +86,6 @@ def cpu_name(root: Path = Path("/")) -> str:
     return f"{name} ({' '.join(details)})" if details else name
 
 
-_MODEL_NUMBERS = (("cpu family", "family"), ("model", "model"), ("CPU part", "part"))
-
-
 def num_cores(root: Path = Path("/")) -> int:
     """Return the CPU cores this process may use: affinity and the control group's quota.
 
@@ -129,9 +111,6 @@ def memory_bytes(root: Path = Path("/")) -> int:
     limits += _legacy_values(root, "memory", ("memory.limit_in_bytes",))
     known = [int(limit) for limit in limits if limit.isdecimal()]
     return min([int(psutil.virtual_memory().total), *known])
-
-
-_LEGACY_QUOTA = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def _quota(text: str) -> float | None:
@@ -167,96 +146,17 @@ def _legacy_values(root: Path, controller: str, names: tuple[str, ...]) -> list[
         return []
 
 
-def collect_environment(device: str, project_dir: Path) -> Environment:
-    """Return where and under which versions this process measures.
-
-    CUDA's version comes from torch if something has imported it already, else from the driver.
-
-    Args:
-        device: ``cpu`` or ``cuda:N``.
-        project_dir: Folder of the suite, whose git revision is recorded.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
-    revision, dirty = _git_state(project_dir)
-    return Environment(
-        device_class=device_class(device),
-        device_name=device_name(device),
-        driver=_driver_version() if device != "cpu" else None,
-        cuda=_cuda_version() if device != "cpu" else None,
-        cpu=cpu_name(),
-        num_cores=num_cores(),
-        memory_bytes=memory_bytes(),
-        host=platform.node(),
-        platform=platform.platform(),
-        python=platform.python_version(),
-        packages=package_versions(),
-        git_revision=revision,
-        git_dirty=dirty,
-    )
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed versions of `PACKAGES`, and cuDNN's where torch is imported."""
-    found = {}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.backends.cudnn.is_available():
-        found["cudnn"] = str(torch.backends.cudnn.version())
-    return found
-
-
-def _git_state(folder: Path) -> tuple[str | None, bool | None]:
-    revision = _git(folder, "rev-parse", "HEAD")
-    if revision is None:
-        return None, None
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return revision, None if changes is None else bool(changes)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None outside a repository, without git, or after 5 seconds."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _torch_is_cpu_only() -> bool:
+def torch_is_cpu_only() -> bool:
+    """Return whether the installed torch cannot use a GPU, or there is no torch."""
     try:
         return version("torch").endswith("+cpu")
     except PackageNotFoundError:
         return True
 
 
-def _cuda_version() -> str | None:
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        return None if torch.version.cuda is None else str(torch.version.cuda)
-    with _driver() as runs:
-        if not runs:
-            return None
-        number = int(pynvml.nvmlSystemGetCudaDriverVersion())
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _driver_version() -> str | None:
-    with _driver() as runs:
-        return str(pynvml.nvmlSystemGetDriverVersion()) if runs else None
-
-
 @contextmanager
-def _driver() -> Iterator[bool]:
+def driver_open() -> Iterator[bool]:
+    """Open the NVIDIA driver's library; the value says whether there is one."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -268,9 +168,9 @@ def _driver() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _visible_gpus() -> tuple[str, ...]:
+def visible_gpus() -> tuple[str, ...]:
     """Return product names in the order in which the process numbers its GPUs."""
-    with _driver() as runs:
+    with driver_open() as runs:
         if not runs:
             return _gpus_without_driver_library()
         handles = [

@@ -1,0 +1,27 @@
+"""Where and under which versions something is measured; imports no torch and knows no cell."""
+
+from bench.environment.health import Problem, find_problems, known_plans, missing_samples
+from bench.environment.machine import (
+    cpu_name,
+    device_class,
+    device_name,
+    list_devices,
+    memory_bytes,
+    num_cores,
+)
+from bench.environment.provenance import collect_environment, package_versions
+
+__all__ = [
+    "Problem",
+    "collect_environment",
+    "cpu_name",
+    "device_class",
+    "device_name",
+    "find_problems",
+    "known_plans",
+    "list_devices",
+    "memory_bytes",
+    "missing_samples",
+    "num_cores",
+    "package_versions",
+]
