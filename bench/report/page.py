@@ -1,0 +1,306 @@
+"""Findings, charts and the table -> one HTML file, through a template that escapes everything."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageError
+from bench.record import Record, Status
+from bench.report import charts
+from bench.report.axes import linear_axis
+from bench.report.columns import COLUMNS
+from bench.report.findings import (
+    GainLine,
+    Winner,
+    caveats,
+    comparable_memory,
+    comparable_rates,
+    strategy_gains,
+    winners,
+)
+from bench.tables import scale
+from bench.tables.labels import label_cells
+from bench.tables.ranking import best_rows
+from bench.tables.render import accuracy_text
+from bench.tables.rows import Row, failed_cells, summarise
+
+_MOST_STRIPS = 12
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of a dataset's interval figure; positions in percent of its width."""
+
+    row: Row
+    low: float
+    high: float
+    middle: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """The summary of one dataset."""
+
+    winner: Winner
+    strips: tuple[Strip, ...]
+    hidden: tuple[Strip, ...]
+    axis_low: str
+    axis_high: str
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the results table; heat in [0, 1] is its accuracy on its dataset's own scale."""
+
+    row: Row
+    heat: float | None
+    best: bool
+
+
+def write_report(
+    records: Sequence[Record],
+    directory: Path,
+    *,
+    suite: str,
+    command: str,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write ``index.html``: one file that needs no network, no other file and no script to be read.
+
+    The same records give the same bytes.
+
+    Args:
+        records: Of one run, one per cell.
+        directory: Made where it does not exist.
+        suite: Its name, the title of the page.
+        command: What measures this again.
+        notes: More sentences a reader should know.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: There are no records, or the folder cannot be written.
+    """
+    if not records:
+        raise UsageError(f"suite '{suite}' has no records to report. Run: {command}")
+    page = render_page(records, suite=suite, command=command, notes=notes)
+    path = directory / "index.html"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def render_page(
+    records: Sequence[Record], *, suite: str, command: str, notes: Sequence[str] = ()
+) -> str:
+    """Return the page's HTML; see `write_report`."""
+    # jinja2 costs a tenth of a second that a finished suite need not pay.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("bench.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {"scale": scale, "charts": charts, "accuracy_text": accuracy_text}
+    context = _context(records, list(notes))
+    return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
+
+
+def _context(records: Sequence[Record], notes: list[str]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    rows = summarise(records)
+    strategies = list(dict.fromkeys(row.strategy for row in sorted(rows, key=_strategy_order)))
+    found = strategy_gains(rows)
+    backbones, curves = _curves(records)
+    return {
+        "style": Markup(_own("page.css")),
+        "script": Markup(_own("page.js")),
+        "data": Markup(json_for_script([asdict(row) for row in rows])),
+        "num_ok": sum(record.status == Status.OK for record in records),
+        "num_cells": len(records),
+        "span": _span(records),
+        "cards": [_card(winner, rows) for winner in winners(rows)],
+        "columns": COLUMNS,
+        "table": _table(rows),
+        "datasets": _distinct(row.dataset for row in rows),
+        "strategies": strategies,
+        "statuses": _distinct(row.status for row in rows),
+        "throughput": _cost_panels(rows, comparable_rates(rows), charts.THROUGHPUT, strategies),
+        "memory": _cost_panels(rows, comparable_memory(rows), charts.MEMORY, strategies),
+        "gains": found,
+        "gain_strategies": _gain_strategies(found),
+        "widest_gain": _widest_gain(found),
+        "curves": curves,
+        "curve_backbones": backbones,
+        "failures": failed_cells(records),
+        "caveats": [*caveats(records, rows), *notes],
+        "environments": _environments(records),
+        "runs": _distinct(str(record.run_id) for record in records),
+    }
+
+
+def _own(name: str) -> str:
+    return (files("bench.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def json_for_script(value: Any) -> str:
+    """Return JSON that cannot end the script element it stands in, whatever its strings hold."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))
+
+
+_KNOWN_ORDER = ("linear_probe", "partial", "full")
+
+
+def _strategy_order(row: Row) -> tuple[int, str]:
+    """Return the order of legends: cheapest adaptation first, then others by name."""
+    name = row.strategy.partition(" (")[0]
+    place = _KNOWN_ORDER.index(name) if name in _KNOWN_ORDER else len(_KNOWN_ORDER)
+    return (place, row.strategy)
+
+
+def _span(records: Sequence[Record]) -> str:
+    moments = sorted(record.started_at.astimezone(UTC) for record in records)
+    first, last = moments[0], moments[-1]
+    if first.date() == last.date():
+        return f"{first:%Y-%m-%d %H:%M}–{last:%H:%M} UTC"
+    return f"{_minute(first)} to {_minute(last)} UTC"
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _card(winner: Winner, rows: Sequence[Row]) -> Card:
+    leader = winner.ranking.leader
+    group = [
+        row
+        for row in rows
+        if (row.suite, row.run_id, row.dataset) == (leader.suite, leader.run_id, leader.dataset)
+        and row.test_accuracy_low is not None
+    ]
+    ends = [end for row in group for end in (row.test_accuracy_low, row.test_accuracy_high) if end]
+    axis = linear_axis(ends, least=0.0, most=1.0)
+    best = set(map(id, winner.ranking.all))
+
+    def place(value: float | None) -> float:
+        return round(100 * axis.share(value or 0.0), 2)
+
+    strips = [
+        Strip(
+            row,
+            place(row.test_accuracy_low),
+            place(row.test_accuracy_high),
+            place(row.test_accuracy),
+            id(row) in best,
+        )
+        for row in group
+    ]
+    return Card(
+        winner,
+        tuple(strips[:_MOST_STRIPS]),
+        tuple(strips[_MOST_STRIPS:]),
+        scale.percent(axis.low),
+        scale.percent(axis.high),
+    )
+
+
+def _table(rows: Sequence[Row]) -> list[TableRow]:
+    best = set(map(id, best_rows(rows)))
+    table = []
+    for row in rows:
+        known = [r.test_accuracy for r in rows if r.dataset == row.dataset and r.test_accuracy]
+        heat = None
+        if row.test_accuracy is not None and known:
+            low, high = min(known), max(known)
+            heat = 1.0 if high == low else max(0.0, (row.test_accuracy - low) / (high - low))
+        table.append(TableRow(row, heat, id(row) in best))
+    return table
+
+
+def _cost_panels(
+    rows: Sequence[Row], comparable: Sequence[Row], cost: charts.CostAxis, strategies: Sequence[str]
+) -> dict[str, Any]:
+    panels = [
+        charts.cost_panel(
+            dataset, [row for row in comparable if row.dataset == dataset], cost, strategies
+        )
+        for dataset in _distinct(row.dataset for row in rows)
+    ]
+    measured = sum(bool(cost.value(row)) for row in rows)
+    first = comparable[0] if comparable else None
+    return {
+        "panels": [panel for panel in panels if panel is not None],
+        "left_out": measured - len(comparable),
+        "batch_size": first.infer_batch_size if first else None,
+        "device": first.device if first else None,
+        "kind": first.memory_kind if first else None,
+    }
+
+
+def _gain_strategies(lines: Sequence[GainLine]) -> list[str]:
+    return list(dict.fromkeys(name for line in lines for name in sorted(line.gains)))
+
+
+def _widest_gain(lines: Sequence[GainLine]) -> float:
+    gains = [abs(gain.difference) for line in lines for gain in line.gains.values()]
+    return max(gains, default=0.0) or 1.0
+
+
+def _curves(records: Sequence[Record]) -> tuple[list[str], list[charts.Panel]]:
+    names = label_cells(record.cell for record in records)
+    curves = [
+        charts.Curve(name.dataset, name.strategy, name.backbone, record)
+        for record, name in zip(records, names, strict=True)
+        if len(record.curve) > 1
+    ]
+    backbones = sorted({curve.backbone for curve in curves})
+    panels = []
+    for dataset, strategy in sorted({(curve.dataset, curve.strategy) for curve in curves}):
+        group = [c for c in curves if (c.dataset, c.strategy) == (dataset, strategy)]
+        panels.append(charts.curve_panel(f"{dataset} · {strategy}", group, backbones))
+    return backbones, [panel for panel in panels if panel is not None]
+
+
+def _environments(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return each distinct environment as label -> text."""
+    known: list[dict[str, str]] = []
+    for record in records:
+        env = record.environment
+        if env is None:
+            continue
+        packages = ", ".join(f"{name} {env.packages[name]}" for name in sorted(env.packages))
+        revision = env.git_revision or "not in git"
+        described = {
+            "Device": f"{env.device_name} ({env.device_class})",
+            "Driver, CUDA": f"{env.driver}, {env.cuda}" if env.driver else "",
+            "Processor": f"{env.cpu}, {env.num_cores} cores",
+            "Memory": f"{scale.megabytes(env.memory_bytes)} MiB",
+            "Host": env.host,
+            "Platform": f"{env.platform}, Python {env.python}",
+            "Packages": packages,
+            "Project": revision + (" with uncommitted changes" if env.git_dirty else ""),
+        }
+        kept = {label: text for label, text in described.items() if text}
+        if kept not in known:
+            known.append(kept)
+    return known
