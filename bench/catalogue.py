@@ -162,7 +162,7 @@ def _timm_entry(arch: str, tag: str, body: str, *, of_hub: bool) -> WeightsEntry
 
 def _timm_fields(body: str) -> dict[str, str]:
     """Return the text fields of a declaration, those in comments left out."""
-    fields = {}
+    fields: dict[str, str] = {}
     for match in _TIMM_FIELD.finditer(body):
         line_start = body.rfind("\n", 0, match.start()) + 1
         if "#" not in body[line_start : match.start()]:
