@@ -130,16 +130,14 @@ def check_frozen(before: Mapping[str, str], trained: Trained) -> None:
     """Assert that no frozen tensor changed by one bit.
 
     Args:
-        before: Digests by name at the start, from `digest_tensors`.
+        before: Digests at the start, from `digest_tensors`, of at least these tensors.
         trained: Its frozen tensors as they are now.
 
     Raises:
         StrategyError: One did, named; the backbone changes its state in eval mode.
     """
     now = digest_tensors(trained.frozen_tensors())
-    changed = sorted(
-        name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
-    )
+    changed = sorted(name for name, digest in now.items() if before.get(name) != digest)
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise StrategyError(
