@@ -175,9 +175,10 @@ def stages_of(
                 parameters[index].append(f"{prefix}{name}")
                 seen.add(id(parameter))
         for name, child in module.named_children():
-            own = {id(parameter) for parameter in child.parameters()} - seen
+            own = {id(parameter) for parameter in child.parameters()}
             indices = {of_parameter[item] for item in own}
-            index = indices.pop() if len(indices) == 1 else None
+            # A parameter shared with an earlier module is that one's; this one is not whole.
+            index = indices.pop() if len(indices) == 1 and not own & seen else None
             if index is None:
                 visit(child, f"{prefix}{name}.")
             else:
