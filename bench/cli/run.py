@@ -63,6 +63,7 @@ def run(
         records = opened.records(run_id=result.run.id)
     _print_table(records)
     _print_ending(result)
+    _write_report(records, suite, loaded.name, report)
     if not result.complete:
         raise typer.Exit(EXIT_INCOMPLETE)
 
@@ -111,6 +112,17 @@ def _print_table(records: "Sequence[Record]") -> None:
         width = shutil.get_terminal_size((_WIDTH_OF_LOGS, 24)).columns
         rows, failures = summarise(records), failed_cells(records)
         print(terminal_text(rows, failures, width=width, colour=sys.stdout.isatty()))
+
+
+def _write_report(
+    records: "Sequence[Record]", suite_file: Path, suite: str, directory: Path
+) -> None:
+    from bench.report import write_report
+
+    if records:
+        command = shlex.join(["bench", "run", str(suite_file)])
+        path = write_report(records, directory / suite, suite=suite, command=command)
+        print(f"report: {path}")
 
 
 def _print_ending(result: "SweepResult") -> None:

@@ -24,6 +24,9 @@ from bench.record import Progress
 DUMP_SIGNAL = signal.SIGUSR1
 """Makes the child write where it stands into its log."""
 
+SERVER_VARIABLES = ("PYTHONPATH", "PYTHONSAFEPATH")
+"""Set for the server alone: a child finds modules by the path its parent has at that time."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -64,8 +67,7 @@ def main(launch: Launch, results: "Connection[Any, Any]") -> None:
     """
     _outlive_nothing()
     _print_into(Path(launch.log))
-    os.environ.clear()
-    os.environ.update(launch.environ)
+    _take_environment(launch.environ)
     _use_threads(launch.num_threads)
     sending = threading.Lock()
 
@@ -108,6 +110,13 @@ def _print_into(log: Path) -> None:
     os.close(descriptor)
     faulthandler.enable(file=2, all_threads=False)
     faulthandler.register(DUMP_SIGNAL, file=2, all_threads=False)
+
+
+def _take_environment(environ: dict[str, str]) -> None:
+    """Take the parent's variables, over those that imports in the server have set."""
+    for name in SERVER_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(environ)
 
 
 def _use_threads(count: int) -> None:

@@ -135,6 +135,12 @@ def test_a_cell_that_hangs_is_ended_with_all_it_started_and_says_where_it_was(tm
     assert wait_until(lambda: not any(is_running(process.pid) for process in others), 2)
 
 
+def test_a_cell_stuck_in_native_code_is_ended_and_says_where_it_was():
+    (record,) = run_jobs(fault_job("fault_stuck", limits={"cell_timeout": 1.0}))
+    assert record.status is Status.TIMEOUT
+    assert "in stick" in record.failure.traceback
+
+
 def test_a_cell_that_holds_too_much_memory_is_oom():
     limit = 64 << 20
     (record,) = run_jobs(fault_job("fault_oom", limits={"host_memory": limit}))

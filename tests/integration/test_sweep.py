@@ -198,8 +198,8 @@ class Driven:
 
     folder: Path
 
-    def start(self) -> subprocess.Popen[str]:
-        arguments = [self.folder / "bench.db", self.folder / "pids", "1.0", "4"]
+    def start(self, strategy: str = "fake") -> subprocess.Popen[str]:
+        arguments = [self.folder / "bench.db", self.folder / "pids", strategy, "1.0", "4"]
         return subprocess.Popen(
             [PYTHON, "-m", "bench_faults_sweep", *map(str, arguments)],
             env=environ_with_faults(),
@@ -239,6 +239,15 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_is_taken_up_again(driven: 
     output, _ = again.communicate(timeout=60)
     assert output == "None 3 0\n"
     assert driven.num_stored() == 4
+
+
+def test_a_cell_stuck_in_native_code_ends_with_a_sweep_that_is_killed(driven: Driven):
+    process = driven.start("fault_stuck")
+    assert wait_until(driven.pids, 30)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert wait_until(lambda: not any(is_running(each.pid) for each in family), 2)
 
 
 def test_an_interrupted_sweep_keeps_what_had_finished(driven: Driven):

@@ -63,6 +63,11 @@ def hang(spec: FaultSpec) -> None:
     time.sleep(600)
 
 
+def stick(spec: FaultSpec) -> None:
+    """Never end, in native code that lets no other thread of the process run."""
+    sum(range(10**15))
+
+
 def take_memory(spec: FaultSpec) -> None:
     """Hold ever more host memory, 8 MiB a step; stops at 4 GiB for the sake of the machine."""
     held = []
@@ -101,6 +106,7 @@ ACTIONS: dict[str, Callable[[FaultSpec], None]] = {
     "fault_exit": leave,
     "fault_hang": hang,
     "fault_oom": take_memory,
+    "fault_stuck": stick,
 }
 
 
@@ -189,6 +195,10 @@ class FaultHang(Fault):
 
 class FaultOom(Fault):
     action = "fault_oom"
+
+
+class FaultStuck(Fault):
+    action = "fault_stuck"
 
 
 class Fake(Fault):

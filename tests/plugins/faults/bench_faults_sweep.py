@@ -1,6 +1,6 @@
 """A sweep in a process of its own, for tests that interrupt or kill it.
 
-Usage: python -m bench_faults_sweep STORE MARKER SECONDS NUM_CELLS
+Usage: python -m bench_faults_sweep STORE MARKER STRATEGY SECONDS NUM_CELLS
 """
 
 import sys
@@ -15,8 +15,8 @@ from bench.sweep import run_sweep
 
 def main() -> None:
     """Sweep cells that take some seconds each and leave their pid in a file."""
-    store, marker, seconds, count = sys.argv[1:]
-    spec = FaultSpec(name="fake", seconds=float(seconds), marker=marker)
+    store, marker, strategy, seconds, count = sys.argv[1:]
+    spec = FaultSpec(name=strategy, seconds=float(seconds), marker=marker)
     cells = [
         Cell(
             suite="faults",
