@@ -1,8 +1,118 @@
-"""The command of that name."""
+"""``bench doctor``: what is here, what is missing, and what to do about it."""
 
-from bench.errors import UsageError
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.environment import Problem
+
+# Before the host of a database URL; terminals and tickets are no place for it.
+_PASSWORD = re.compile(r"(://[^:/@]*:).*@")
+_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "TORCH_HOME", "BENCH_CACHE")
 
 
 def doctor() -> None:
-    """Placeholder while the spine is being built."""
-    raise UsageError("not built yet")
+    """Check the environment; exits 3 when the default suite cannot run here."""
+    from bench.artifacts import default_cache_dir
+    from bench.environment import find_problems
+
+    cache_dir = default_cache_dir()
+    for title, rows in (
+        ("Environment", _environment_rows()),
+        ("Places", _place_rows(cache_dir)),
+        ("Samples", _sample_rows()),
+        ("Numerics measured here", _plan_rows(cache_dir)),
+    ):
+        _print_section(title, rows)
+    print("Checking that the libraries import …", flush=True)
+    problems = (*_store_problems(), *find_problems(cache_dir))
+    for problem in problems:
+        print(f"{'broken' if problem.blocking else 'warning'}: {problem.what}\n  {problem.do}")
+    if not problems:
+        print("No problem found.")
+    if any(problem.blocking for problem in problems):
+        raise typer.Exit(3)
+
+
+def _environment_rows() -> list[tuple[str, str]]:
+    from bench.environment import collect_environment, device_name, list_devices
+
+    devices = list_devices()
+    here = collect_environment(devices[0], Path())
+    state = {None: "not a git repository", True: "with changes", False: "clean"}[here.git_dirty]
+    return [
+        *((device, device_name(device)) for device in devices),
+        ("cores", str(here.num_cores)),
+        ("memory", _gibibytes(here.memory_bytes)),
+        ("driver", here.driver or "none"),
+        ("cuda", here.cuda or "none"),
+        ("platform", here.platform),
+        ("python", here.python),
+        *here.packages.items(),
+        ("project", f"{here.git_revision or Path.cwd()} ({state})"),
+    ]
+
+
+def _place_rows(cache_dir: Path) -> list[tuple[str, str]]:
+    there = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
+    free = _gibibytes(shutil.disk_usage(there).free)
+    return [
+        ("cache", f"{cache_dir} ({free} free)"),
+        ("store", _PASSWORD.sub(r"\1***@", _store_name())),
+        *((name, os.environ.get(name, "not set")) for name in _SWITCHES),
+    ]
+
+
+def _store_name() -> str:
+    from bench.store.database import DEFAULT_STORE
+
+    return os.environ.get("BENCH_STORE") or DEFAULT_STORE
+
+
+def _store_problems() -> "list[Problem]":
+    from bench.environment import Problem
+    from bench.errors import StoreError
+    from bench.store.schema import parse_url
+
+    try:
+        parse_url(_store_name())
+    except StoreError as error:
+        return [Problem(str(error), "Set BENCH_STORE anew, or unset it.", blocking=True)]
+    return []
+
+
+def _sample_rows() -> list[tuple[str, str]]:
+    from bench.environment import SAMPLES, missing_samples
+
+    missing = missing_samples()
+    return [(name, "missing" if name in missing else "installed") for name in SAMPLES]
+
+
+def _plan_rows(cache_dir: Path) -> list[tuple[str, str]]:
+    from bench.environment import known_plans
+
+    rows = []
+    for key, plan in known_plans(cache_dir):
+        shape = "x".join(map(str, key.get("shape", ())))
+        weights = str(key.get("module", {}).get("weights", ""))[:12]
+        place = f"{key.get('device_class', '?')}, torch {key.get('torch', '?')}"
+        numerics = f"{plan.precision} {plan.memory_format}, {plan.num_threads} threads"
+        rows.append((f"{key.get('pass', '?')} {shape}", f"{numerics}, weights {weights}, {place}"))
+    return rows
+
+
+def _print_section(title: str, rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    print(title)
+    for name, value in rows or [("none", "")]:
+        print(f"  {name:<{width}}  {value}".rstrip())
+    print()
+
+
+def _gibibytes(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 30):.1f} GiB"

@@ -1,6 +1,6 @@
 """Where and under which versions something is measured; imports no torch and knows no cell."""
 
-from bench.environment.health import Problem, find_problems, known_plans, missing_samples
+from bench.environment.health import SAMPLES, Problem, find_problems, known_plans, missing_samples
 from bench.environment.machine import (
     cpu_name,
     device_class,
@@ -12,6 +12,7 @@ from bench.environment.machine import (
 from bench.environment.provenance import collect_environment, package_versions
 
 __all__ = [
+    "SAMPLES",
     "Problem",
     "collect_environment",
     "cpu_name",

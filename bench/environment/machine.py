@@ -169,10 +169,10 @@ def driver_open() -> Iterator[bool]:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return product names in the order in which the process numbers its GPUs."""
+    """Return the product names of the GPUs this process may use, in CUDA's order."""
     with driver_open() as runs:
         if not runs:
-            return _gpus_without_driver_library()
+            return gpus_of_kernel_module()
         handles = [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
@@ -209,7 +209,12 @@ def select_visible(visible: str | None, uuids: list[str]) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def _gpus_without_driver_library(root: Path = Path("/")) -> tuple[str, ...]:
+def gpus_of_kernel_module(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return product names where the driver is there and its library is not.
+
+    Args:
+        root: Where ``proc`` is found.
+    """
     files = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
     texts = [file.read_text(errors="replace") for file in files]
     models = [re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE) for text in texts]
