@@ -54,12 +54,13 @@ class ServerSetup:
 @contextmanager
 def _environ(extra: Mapping[str, str]) -> Iterator[None]:
     """Let variables be inherited by a process started meanwhile."""
-    before = dict(os.environ)
+    before = {name: os.environ[name] for name in extra if name in os.environ}
     os.environ.update(extra)
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in extra:
+            os.environ.pop(name, None)
         os.environ.update(before)
 
 
