@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ def linear_axis(
     low, high = min(values), max(values)
     room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.02
     return Axis(max(least, low - room), min(most, high + room), log=False)
+
+
+def robust_floor(values: Sequence[float]) -> float:
+    """Return the value under which an axis need not reach: what lies below would flatten the rest.
+
+    That is the best value less four times its distance to the median, and at least 0.05 less.
+
+    Args:
+        values: At least one; higher is better.
+    """
+    best = max(values)
+    return best - max(4 * (best - median(values)), 0.05)
 
 
 def log_axis(values: Sequence[float]) -> Axis:

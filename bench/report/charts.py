@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.record import Record
-from bench.report.axes import Axis, Tick, linear_axis, log_axis
+from bench.report.axes import Axis, Tick, linear_axis, log_axis, robust_floor
 from bench.report.findings import accuracy, is_plain
 from bench.tables import scale
 from bench.tables.rows import Row
 
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
-_CHARACTER_WIDTH, _LINE_HEIGHT = 6.1, 12
+_CHARACTER_WIDTH, _LINE_HEIGHT = 6.6, 13
 NUM_SERIES = 8
 
 
@@ -52,6 +52,7 @@ class Panel:
 
     Attributes:
         front: SVG path of the Pareto front, empty without.
+        below: What lies so far below that it is named instead of drawn.
         description: What it shows, for those who do not see it.
     """
 
@@ -65,6 +66,7 @@ class Panel:
     labels: tuple[Label, ...] = ()
     lines: tuple[Line, ...] = ()
     front: str = ""
+    below: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ def cost_panel(
         cost: The horizontal axis.
         strategies: All strategies of the page; their order gives colour and shape.
     """
-    shown = [row for row in rows if cost.value(row) and row.test_accuracy is not None]
-    if not shown:
+    scored = [row for row in rows if cost.value(row) and row.test_accuracy is not None]
+    if not scored:
         return None
+    floor = robust_floor([accuracy(row) for row in scored])
+    shown = [row for row in scored if accuracy(row) >= floor]
     across = log_axis([_cost(row, cost) for row in shown])
     up = linear_axis([accuracy(row) for row in shown], least=0.0, most=1.0)
     front = pareto_front(shown, cost)
@@ -138,11 +142,16 @@ def cost_panel(
         marks=marks,
         labels=_labels([(short_name(row.backbone), mark) for row, mark in named], marks),
         front=_front_path([mark for _, mark in named]),
+        below=tuple(_below(row) for row in scored if accuracy(row) < floor),
     )
 
 
 def _cost(row: Row, cost: CostAxis) -> float:
     return cost.value(row) or 0.0
+
+
+def _below(row: Row) -> str:
+    return f"{short_name(row.backbone)} · {row.strategy}, {scale.percent(row.test_accuracy)}%"
 
 
 def _digits(axis: Axis) -> int:
@@ -234,18 +243,19 @@ def _labels(named: Sequence[tuple[str, Mark]], marks: Sequence[Mark]) -> tuple[L
 
 def _places(text: str, mark: Mark, width: float) -> list[tuple[Label, float]]:
     """Return places for a name with the left edge each would have, the best first."""
-    places = [
-        (Label(mark.x + 8, mark.y + 4, text, "start"), mark.x + 8),
-        (Label(mark.x - 8, mark.y + 4, text, "end"), mark.x - 8 - width),
+    beside = [
+        (Label(mark.x + 8, round(mark.y + 4, 1), text, "start"), mark.x + 8),
+        (Label(mark.x - 8, round(mark.y + 4, 1), text, "end"), mark.x - 8 - width),
     ]
-    for rise in (-10, 18, -22, 30):
+    places = []
+    for rise in (-9, 18, -22, 30):
         y = round(mark.y + rise, 1)
         places += [
             (Label(mark.x, y, text, "middle"), mark.x - width / 2),
-            (Label(mark.x + 6, y, text, "start"), mark.x + 6),
-            (Label(mark.x - 6, y, text, "end"), mark.x - 6 - width),
+            (Label(mark.x - 5, y, text, "start"), mark.x - 5),
+            (Label(mark.x + 5, y, text, "end"), mark.x + 5 - width),
         ]
-    return places
+    return [*places[:3], *beside, *places[3:]]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ COLUMNS = (
         lambda row: row.test_accuracy_low,
         lambda row: scale.interval(row.test_accuracy_low, row.test_accuracy_high),
     ),
-    _number("Macro-F1 %", "Mean F1 over classes on test", "test_macro_f1", scale.percent),
+    _number(
+        "Macro-F1 %", "Mean F1 over classes on test", "test_macro_f1", scale.percent, extra=True
+    ),
     _number("Train /s", "Examples per second, plain step", "train_examples_per_second", scale.rate),
     _number(
         "Infer /s", "Examples per second, forward pass", "infer_examples_per_second", scale.rate

@@ -200,7 +200,7 @@ def caveats(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
         found.append("Cells were measured under different package versions; see Environment.")
     if any(record.environment and record.environment.git_dirty for record in records):
         found.append("The project held uncommitted changes when some cells were measured.")
-    if all(row.num_cells == 1 for row in rows):
+    if rows and all(row.num_seeds <= 1 for row in rows):
         found.append(
             "One seed per row: the interval covers which examples are in the test split, not what "
             "another seed would give."

@@ -11,11 +11,12 @@ from typing import Any
 from bench.errors import UsageError
 from bench.record import Record, Status
 from bench.report import charts
-from bench.report.axes import linear_axis
+from bench.report.axes import Axis, linear_axis, robust_floor
 from bench.report.columns import COLUMNS
 from bench.report.findings import (
     GainLine,
     Winner,
+    accuracy,
     caveats,
     comparable_memory,
     comparable_rates,
@@ -33,13 +34,18 @@ _MOST_STRIPS = 12
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a dataset's interval figure; positions in percent of its width."""
+    """One row of a dataset's interval figure; positions in percent of its width.
+
+    Attributes:
+        inside: False where it lies so far below that it would flatten the rest.
+    """
 
     row: Row
     low: float
     high: float
     middle: float
     best: bool
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ def _context(records: Sequence[Record], notes: list[str]) -> dict[str, Any]:
         "throughput": _cost_panels(rows, comparable_rates(rows), charts.THROUGHPUT, strategies),
         "memory": _cost_panels(rows, comparable_memory(rows), charts.MEMORY, strategies),
         "gains": found,
-        "gain_strategies": _gain_strategies(found),
+        "gain_strategies": [name for name in strategies if any(name in g.gains for g in found)],
+        "has_losses": any(g.difference < 0 for line in found for g in line.gains.values()),
         "widest_gain": _widest_gain(found),
         "curves": curves,
         "curve_backbones": backbones,
@@ -198,23 +205,12 @@ def _card(winner: Winner, rows: Sequence[Row]) -> Card:
         if (row.suite, row.run_id, row.dataset) == (leader.suite, leader.run_id, leader.dataset)
         and row.test_accuracy_low is not None
     ]
-    ends = [end for row in group for end in (row.test_accuracy_low, row.test_accuracy_high) if end]
+    floor = robust_floor([accuracy(row) for row in group])
+    inside = [row for row in group if accuracy(row) >= floor]
+    ends = [end for row in inside for end in (row.test_accuracy_low, row.test_accuracy_high) if end]
     axis = linear_axis(ends, least=0.0, most=1.0)
     best = set(map(id, winner.ranking.all))
-
-    def place(value: float | None) -> float:
-        return round(100 * axis.share(value or 0.0), 2)
-
-    strips = [
-        Strip(
-            row,
-            place(row.test_accuracy_low),
-            place(row.test_accuracy_high),
-            place(row.test_accuracy),
-            id(row) in best,
-        )
-        for row in group
-    ]
+    strips = [_strip(row, axis, row in inside, id(row) in best) for row in group]
     return Card(
         winner,
         tuple(strips[:_MOST_STRIPS]),
@@ -224,14 +220,21 @@ def _card(winner: Winner, rows: Sequence[Row]) -> Card:
     )
 
 
+def _strip(row: Row, axis: Axis, inside: bool, best: bool) -> Strip:
+    ends = (row.test_accuracy_low, row.test_accuracy_high, row.test_accuracy)
+    low, high, middle = (round(100 * axis.share(end or 0.0), 2) for end in ends)
+    return Strip(row, low, high, middle, best, inside)
+
+
 def _table(rows: Sequence[Row]) -> list[TableRow]:
     best = set(map(id, best_rows(rows)))
     table = []
     for row in rows:
-        known = [r.test_accuracy for r in rows if r.dataset == row.dataset and r.test_accuracy]
+        known = [accuracy(r) for r in rows if r.dataset == row.dataset and r.test_accuracy]
         heat = None
         if row.test_accuracy is not None and known:
-            low, high = min(known), max(known)
+            # One far-off control must not give all others one shade.
+            low, high = max(min(known), robust_floor(known)), max(known)
             heat = 1.0 if high == low else max(0.0, (row.test_accuracy - low) / (high - low))
         table.append(TableRow(row, heat, id(row) in best))
     return table
@@ -255,10 +258,6 @@ def _cost_panels(
         "device": first.device if first else None,
         "kind": first.memory_kind if first else None,
     }
-
-
-def _gain_strategies(lines: Sequence[GainLine]) -> list[str]:
-    return list(dict.fromkeys(name for line in lines for name in sorted(line.gains)))
 
 
 def _widest_gain(lines: Sequence[GainLine]) -> float:
