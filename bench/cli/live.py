@@ -86,10 +86,10 @@ class Pace:
         self._todo[cell] = self._clock()
 
     def finish(self, cell: Cell, result: Record | Recalled) -> None:
-        """Note that a cell has ended, and how long it took if it was measured."""
+        """Note that a cell has ended, and how long it took if it was measured to its end."""
         self._todo.pop(cell, None)
         self.num_done += 1
-        if isinstance(result, Record):
+        if isinstance(result, Record) and result.status is Status.OK:
             for likeness in _likenesses(cell):
                 self._seconds[likeness].append(result.wall_seconds)
 
@@ -165,6 +165,12 @@ def describe_progress(progress: Progress) -> str:
     if progress.val_accuracy is not None:
         parts.append(f"val {scale.percent(progress.val_accuracy)}%")
     return " · ".join(parts)
+
+
+def _describe_rest(seconds: float | None) -> str:
+    if seconds is None:
+        return "time left not known yet"
+    return f"about {scale.duration(seconds)} left" if seconds >= 1 else "nearly done"
 
 
 def _describe_plan(total: int, num_held: int) -> str:
@@ -248,7 +254,7 @@ class LiveDisplay:
 
     def _bar(self) -> RenderableType:
         left = self.pace.seconds_left()
-        rest = "time left not known yet" if left is None else f"about {scale.duration(left)} left"
+        rest = _describe_rest(left)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=self.pace.total, completed=self.pace.num_done, width=30),

@@ -127,7 +127,8 @@ def _write_report(
 
 def _print_ending(result: "SweepResult") -> None:
     """Say what ran, and how to go on where something is left to do."""
-    parts = [f"{len(result.records)} cells run"]
+    count = len(result.records)
+    parts = [f"{count} {'cell' if count == 1 else 'cells'} run"]
     if result.num_failed:
         parts.append(f"{result.num_failed} of them not ok")
     held = result.num_held + result.num_recalled

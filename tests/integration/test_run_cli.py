@@ -89,7 +89,7 @@ def test_four_ways_to_fail_have_their_statuses_the_rest_is_ok_and_the_exit_code_
 
     again = desk.bench("run", "faulty.yaml", "--only", "*crash*")
     assert again.returncode == 3
-    assert "run 1: 1 cells run, 1 of them not ok" in again.stdout
+    assert "run 1: 1 cell run, 1 of them not ok" in again.stdout
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_second_run_starts_nothing_imports_no_torch_and_exits_0(desk: Desk):
     desk.write_suite("linear_probe")
     first = desk.bench("run", "faulty.yaml")
     assert first.returncode == 0, first.stderr
-    assert "run 1: 1 cells run" in first.stdout
+    assert "run 1: 1 cell run" in first.stdout
 
     check = (
         "import sys; from bench.cli import main\n"
@@ -135,7 +135,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(desk: Desk):
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 3
     assert output.count("Traceback") == errors.count("Traceback") == 0
-    assert "run 1: 1 cells run, 1 of them not ok, 1 without a result" in output
+    assert "run 1: 1 cell run, 1 of them not ok, 1 without a result" in output
     assert "interrupted: what had finished is kept. Go on with: bench run faulty.yaml\n" in output
     assert desk.statuses() == {"fault_diverge": "diverged"}
     assert wait_until(lambda: not any(is_running(each.pid) for each in family), 2)

@@ -82,6 +82,12 @@ def test_a_recalled_cell_says_nothing_about_the_time_others_take():
     assert (pace.num_done, pace.seconds_left()) == (1, None)
 
 
+def test_a_cell_that_failed_early_says_nothing_about_the_time_others_take():
+    pace, _ = make_pace(cell(0), cell(1))
+    pace.finish(cell(0), record_of(cell(0), wall_seconds=0.1, status=Status.ERROR))
+    assert pace.seconds_left() is None
+
+
 @pytest.mark.parametrize(
     ("progress", "text"),
     [
@@ -163,6 +169,18 @@ def test_the_live_display_shows_what_runs_and_the_whole():
     assert "timm/resnet18 · digits · full · seed 1 train · epoch 2 · val 75.0% 5.0s" in shown
     assert "1/2 cells 15s so far · about 25s left" in shown
     assert "seed 0" not in shown
+
+
+def test_a_cell_that_runs_past_its_estimate_is_nearly_done():
+    console = Console(file=io.StringIO(), width=110)
+    pace, clock = make_pace(estimates={cell(0): 10.0})
+    display = LiveDisplay(console, pace)
+    display.planned([cell(0)], num_held=0)
+    display.progressed(cell(0), Progress(phase="start"))
+    clock.now += 30
+    with console.capture() as captured:
+        console.print(display.render())
+    assert "0/1 cells 30s so far · nearly done" in " ".join(captured.get().split())
 
 
 def test_accuracy_on_val_does_not_outlive_its_phase():
