@@ -80,7 +80,7 @@ def load_complete(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     """
     own = module.state_dict()
     missing = [
-        name for name in own if name not in state and not name.endswith(".num_batches_tracked")
+        name for name in own if name not in state and not name.endswith("num_batches_tracked")
     ]
     unexpected = [name for name in state if name not in own]
     wrong = [
