@@ -37,7 +37,9 @@ class Axis:
             text: Value -> what its tick says.
             most: Ticks at most.
         """
-        values = _log_ticks(self.low, self.high, most) if self.log else self._linear_ticks(most)
+        values = _log_ticks(self.low, self.high, most) if self.log else []
+        if len(values) < 2:  # A short axis in powers of ten may hold no round one.
+            values = self._linear_ticks(most)
         return [Tick(self.share(value), text(value)) for value in values]
 
     def _linear_ticks(self, most: int) -> list[float]:

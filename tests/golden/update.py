@@ -1,8 +1,10 @@
-"""Write the golden tables anew: ``python -m tests.golden.update``; look at the difference."""
+"""Write the golden files anew: ``python -m tests.golden.update``; look at the difference."""
 
+import re
 from pathlib import Path
 
 from bench.record import Record
+from bench.report.page import render_page
 from bench.tables import failed_cells, render, summarise
 from bench.tables.terminal import terminal_text
 from tests.records import failed_records, make_record, vision_records
@@ -31,6 +33,19 @@ def golden_texts() -> dict[str, str]:
     return texts
 
 
+def golden_page() -> str:
+    """Return the page of a few golden records, without the style and script of our own."""
+    few = [r for r in golden_records() if r.cell.seed == 0 and _is_in_page(r)]
+    page = render_page(few, suite="vision", command="bench run suites/vision.yaml", notes=["Note."])
+    return re.sub(r"(<(style|script)>).*?(</\2>)", r"\1\3", page, flags=re.DOTALL)
+
+
+def _is_in_page(record: Record) -> bool:
+    skipped = ("efficientnet-lite1", "efficientnet-lite2")
+    return record.cell.dataset.name == "digits" and not record.cell.backbone.name.endswith(skipped)
+
+
 if __name__ == "__main__":
     for name, text in golden_texts().items():
         (GOLDEN / name).write_text(text)
+    (GOLDEN / "page.html").write_text(golden_page())
