@@ -59,31 +59,29 @@ class Trained:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training may change, by name: parameters and buffers."""
-        named = {
-            name: value.detach()
-            for name, value in self.classifier.named_parameters()
-            if value.requires_grad
-        }
-        return named | self._buffers()
+        if self.stages is None:
+            return all_tensors(self.classifier)
+        named = {f"head.{name}": value for name, value in all_tensors(self.classifier.head).items()}
+        backbone = self.classifier.backbone
+        for stage in self.stages:
+            for path in stage.modules:
+                part = all_tensors(backbone.get_submodule(path))
+                named |= {f"backbone.{path}.{name}": value for name, value in part.items()}
+            for path in stage.parameters:
+                named[f"backbone.{path}"] = backbone.get_parameter(path).detach()
+        return named
 
     def frozen_tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training must not change, by name."""
         trained = self.tensors()
-        everything = {
-            **dict(self.classifier.named_parameters()),
-            **dict(self.classifier.named_buffers()),
-        }
-        return {name: value.detach() for name, value in everything.items() if name not in trained}
+        everything = all_tensors(self.classifier)
+        return {name: value for name, value in everything.items() if name not in trained}
 
-    def _buffers(self) -> dict[str, Tensor]:
-        if self.stages is None:
-            return dict(self.classifier.named_buffers())
-        return {
-            f"backbone.{path}.{name}": value
-            for stage in self.stages
-            for path in stage.modules
-            for name, value in self.classifier.backbone.get_submodule(path).named_buffers()
-        }
+
+def all_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, saved with the weights or not, without gradient."""
+    named: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: value.detach() for name, value in named.items()}
 
 
 def last_stages(backbone: Backbone, count: int) -> tuple[Stage, ...]:

@@ -20,7 +20,7 @@ from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
 from bench.spec import TrainingSpec
 from bench.strategies.feed import ImageFeed
-from bench.strategies.freeze import Trained, check_frozen, digest_tensors
+from bench.strategies.freeze import Trained, all_tensors, check_frozen, digest_tensors
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.loop import (
     Fit,
@@ -72,13 +72,13 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, stages_of: StagesOf) -> Ad
         )
     stages = [stages_of(setting) for setting in settings]
     classifier = _build(task, spec)
-    before = digest_tensors(
-        {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
-    )
+    # Nothing is frozen where everything trains, and a large model takes seconds to digest.
+    frozen = {} if None in stages else all_tensors(classifier)
+    before = digest_tensors(frozen)
     forward = _plan_forward(task)
-    bases = _prepare_trainings(task, spec, classifier, stages, forward)
+    trainings = _prepare_trainings(task, spec, classifier, stages, forward)
     with task.runtime.phase("train"):
-        chosen = choose_setting(spec, bases, task.runtime.emit)
+        chosen = choose_setting(spec, trainings, task.runtime.emit)
     check_frozen(before, chosen.training.trained)
     return _assemble(task, forward, chosen)
 
@@ -173,11 +173,12 @@ def choose_setting(
     """
     settings = spec.grid_points()
     widest = max((training.trained for training in trainings), key=_breadth)
-    start = copy_tensors(widest)
+    start = copy_tensors(widest) if len(settings) > 1 else None
     points: list[GridPoint] = []
     best: tuple[int, Fit] | None = None
     for number, (setting, training) in enumerate(zip(settings, trainings, strict=True)):
-        restore_tensors(widest, start)
+        if start is not None:
+            restore_tensors(widest, start)
         _enter(training)
         report = partial(_report, emit, setting.epochs, (number + 1, len(settings)))
         fit = train_setting(replace(training, report=report), setting)
@@ -186,8 +187,9 @@ def choose_setting(
             best = number, fit
     if best is None:
         raise DivergedError(_all_diverged(spec, points))
-    restore_tensors(widest, start)
     index, fit = best
+    if start is not None:
+        restore_tensors(widest, start)
     _enter(trainings[index])
     restore_tensors(trainings[index].trained, fit.state)
     edge = is_at_grid_edge(spec, settings[index])

@@ -44,7 +44,10 @@ def make_head(
         num_classes: K.
         weights: Weight, shape (K, D), and bias, shape (K,), of a probe on the raw features.
     """
-    head = nn.Linear(feature_dim, num_classes)
+    # The usual constructor would draw from global random state, only to be overwritten.
+    head = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, feature_dim, num_classes
+    )
     with torch.no_grad():
         if weights is None:
             head.weight.zero_()
@@ -52,4 +55,4 @@ def make_head(
         else:
             head.weight.copy_(weights[0])
             head.bias.copy_(weights[1])
-    return head
+    return cast(nn.Linear, head)
