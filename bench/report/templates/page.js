@@ -100,17 +100,21 @@
     mark.dataset.tip = title.textContent;
     title.remove();
   });
-  const place = (event) => {
-    const mark = event.target.closest ? event.target.closest(".mark[data-tip]") : null;
-    tip.hidden = !mark;
-    if (!mark) return;
-    tip.textContent = mark.dataset.tip;
-    const box = mark.getBoundingClientRect();
+  let told = null;
+  const place = () => {
+    tip.hidden = !told;
+    if (!told) return;
+    tip.textContent = told.dataset.tip;
+    const box = told.getBoundingClientRect();
     const left = Math.min(box.right + 8, innerWidth - tip.offsetWidth - 8);
     tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${Math.max(8, box.top - tip.offsetHeight - 6)}px`;
   };
-  document.addEventListener("pointerover", place);
-  document.addEventListener("pointerdown", place);
-  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });
+  const point = (event) => {
+    told = event.target.closest ? event.target.closest(".mark[data-tip]") : null;
+    place();
+  };
+  document.addEventListener("pointerover", point);
+  document.addEventListener("pointerdown", point);
+  document.addEventListener("scroll", place, { passive: true, capture: true });
 })();
