@@ -148,7 +148,7 @@ def test_hostile_text_stays_text(opened: Page):
 
 
 def test_a_tip_names_the_row_under_the_pointer(opened: Page):
-    opened.locator("#cost .mark").first.hover()
+    opened.locator("#cost .panel .mark").first.hover()
     assert "efficientnet" in opened.inner_text("#tip")
     opened.mouse.move(0, 0)
     assert opened.locator("#tip").is_hidden()
@@ -200,7 +200,7 @@ def test_without_scripts_everything_can_still_be_read(browser: Browser, address:
     assert page.locator("#summary .card").count() == 2
     assert not page.locator("#filters").is_visible()
     assert not page.locator("#theme").is_visible()
-    assert "efficientnet-lite2" in page.locator("#cost .mark title").first.text_content()
+    assert "efficientnet-lite2" in page.locator("#cost .panel .mark title").first.text_content()
     context.close()
 
 
