@@ -6,7 +6,7 @@ What a device or a driver does not report is None, never 0.
 from bench.meters.clock import Clock, FakeClock, Phases
 from bench.meters.cuda import CudaMemory, DeviceEnergy
 from bench.meters.device import FlopCount, count_flops, release_unused, synchronize
-from bench.meters.host import HostMemory
+from bench.meters.host import HostMemory, waiting_seconds
 from bench.meters.lock import device_lock
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "device_lock",
     "release_unused",
     "synchronize",
+    "waiting_seconds",
 ]

@@ -1,8 +1,9 @@
-"""Resident host memory of this process above a floor; knows no device memory."""
+"""Host memory of this process above a floor, and its wait for CPUs; knows no device memory."""
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -67,6 +68,22 @@ class HostMemory:
             return max(self._sampler.peak, _resident())
         mark = _status_bytes("VmHWM") if self._exact else None
         return _resident() if mark is None else mark
+
+
+def waiting_seconds() -> float | None:
+    """Return how long this process's threads have waited for a CPU so far; None where unreported.
+
+    A difference of two readings says whether a measurement between them was disturbed by other
+    work: a thread that could run and did not, waited. On an idle machine it stays near 0.
+
+    Source: run-queue delay, second field of `schedstat`, see the kernel's sched-stats.rst.
+    """
+    delays = []
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        # A thread may end while we look.
+        with suppress(OSError):
+            delays.append(int(path.read_text().split()[1]))
+    return sum(delays) / 1e9 if delays else None
 
 
 class _Sampler(threading.Thread):

@@ -19,6 +19,11 @@ What `auto` does:
    channels_last, fp32 contiguous, then tf32, bf16 and fp16 likewise. So a reduced precision must
    earn more than 5%.
 
+On a CPU timings mean nothing while other work takes it (ten times slower at random was seen). When
+this process's threads waited for a CPU for more than a tenth of the time, the first in order of
+preference is taken, the others are `rejected` as not compared, and only the run remembers it; the
+next run measures again. Within a run, and its re-issued commands, a plan never changes.
+
 A pinned policy (`fp32`, `bf16`, `fp16`) measures nothing. It takes channels_last where the module
 allows, except fp32 on CUDA, whose kernels prefer contiguous. The two formats are the same
 arithmetic summed in another order: last bits differ between them, never from night to night.

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from bench.environment import device_class
 from bench.errors import StrategyError
 from bench.interfaces import Runtime
+from bench.meters import waiting_seconds
 from bench.numerics.applied import REFERENCE, Candidate, MemoryFormat, Precision
 from bench.numerics.trial import ForwardTrial, TrainTrial, Trial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 
 MIN_GAIN = 0.05
+MAX_WAITING = 0.1
 
 _VERSION = 1
 _BUDGET_SECONDS = 1.5
@@ -72,18 +74,35 @@ def plan_train(
 def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPlan:
     if runtime.numerics is not Numerics.AUTO:
         return _pinned(trial, runtime)
+    cache_key = _cache_key(trial, runtime, key)
     measured = False
 
     def measure() -> Any:
         nonlocal measured
         measured = True
+        offered = candidates(trial.device, trial.allows_channels_last)
         with trial.isolated():
-            plan = _measure(trial, candidates(trial.device, trial.allows_channels_last))
-        return plan.model_copy(update={"num_threads": runtime.num_threads}).model_dump(mode="json")
+            plan = _measure(trial, offered, runtime.num_threads)
+        return plan.model_dump(mode="json")
 
-    value = runtime.cache.json("numerics", _cache_key(trial, runtime, key), measure)
+    def settle() -> Any:
+        try:
+            return runtime.cache.json("numerics", cache_key, measure)
+        except _DisturbedError as disturbed:
+            return disturbed.plan.model_dump(mode="json")
+
+    # What a run has begun with it keeps, though the machine be idle later.
+    value = runtime.cache.json("numerics_of_run", cache_key, settle, run_bound=True)
     source = "measured" if measured else "recalled"
     return NumericsPlan.model_validate({**value, "source": source})
+
+
+class _DisturbedError(Exception):
+    """Other work disturbed the timings: they are not to be remembered beyond the run."""
+
+    def __init__(self, plan: NumericsPlan) -> None:
+        super().__init__("the machine was busy")
+        self.plan = plan
 
 
 def _pinned(trial: Trial, runtime: Runtime) -> NumericsPlan:
@@ -146,29 +165,56 @@ class _Rounds:
         return {candidate: statistics.median(times) for candidate, times in self.seconds.items()}
 
 
-def _measure(trial: Trial, offered: Sequence[Candidate]) -> NumericsPlan:
+def _measure(trial: Trial, offered: Sequence[Candidate], num_threads: int) -> NumericsPlan:
+    """Return the plan; `_DisturbedError` carries the preferred one when timings mean nothing."""
     deadline = trial.clock() + _BUDGET_SECONDS
-    latest = deadline + _BUDGET_SECONDS
     _cut_to_budget(trial)
     rounds = _Rounds()
-    survivors = _agreeing(trial, offered, rounds)
+    agreeing = _agreeing(trial, offered, rounds)
+    began, waited = trial.clock(), waiting_seconds()
+    survivors = _time_rounds(trial, agreeing, deadline, rounds)
+    share = _waiting_share(trial, waited, trial.clock() - began)
+    medians = rounds.medians()
+    disturbed = share > MAX_WAITING
+    for candidate in agreeing[1:] if disturbed else ():
+        rounds.rejected[candidate.name] = f"not compared: threads waited {share:.0%} of the time"
+    chosen = agreeing[0] if disturbed else choose({c: medians[c] for c in survivors})
+    plan = chosen.as_plan().model_copy(
+        update={
+            "num_threads": num_threads,
+            "seconds": {candidate.name: value for candidate, value in medians.items()},
+            "rejected": rounds.rejected,
+        }
+    )
+    if disturbed:
+        raise _DisturbedError(plan)
+    return plan
+
+
+def _time_rounds(
+    trial: Trial, agreeing: Sequence[Candidate], deadline: float, rounds: _Rounds
+) -> list[Candidate]:
+    """Add timings round by round and return who stayed to the end, in the order given."""
+    survivors = list(agreeing)
+    latest = deadline + _BUDGET_SECONDS
     for number in range(_MAX_ROUNDS):
-        # A machine busy with other work stretches everything: a few rounds more, not without end.
+        # A slow machine stretches everything: a few rounds more, not without end.
         if number and trial.clock() > (deadline if number >= _MIN_ROUNDS else latest):
             break
         for candidate in sorted(survivors, key=lambda c: c.memory_format):
             rounds.seconds.setdefault(candidate, []).append(trial.seconds(candidate))
         if number == 0:
-            fastest = min(times[0] for times in rounds.seconds.values())
-            survivors = [c for c in survivors if rounds.seconds[c][0] < _CLEARLY_SLOWER * fastest]
-    medians = rounds.medians()
-    chosen = choose({c: medians[c] for c in offered if c in survivors})
-    return chosen.as_plan().model_copy(
-        update={
-            "seconds": {candidate.name: value for candidate, value in medians.items()},
-            "rejected": rounds.rejected,
-        }
-    )
+            limit = _CLEARLY_SLOWER * min(times[0] for times in rounds.seconds.values())
+            survivors = [c for c in survivors if rounds.seconds[c][0] < limit]
+    return survivors
+
+
+def _waiting_share(trial: Trial, before: float | None, wall_seconds: float) -> float:
+    after = waiting_seconds()
+    # A GPU goes on while its host waits.
+    if trial.device.type != "cpu" or before is None or after is None:
+        return 0.0
+    return (after - before) / max(wall_seconds, 1e-9)
 
 
 def choose(seconds: Mapping[Candidate, float]) -> Candidate:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from bench.artifacts import ArtifactCache
 from bench.errors import StrategyError
-from bench.numerics import apply_plan, autocast, plan_forward, plan_train, prepare_inputs
+from bench.numerics import (
+    apply_plan,
+    autocast,
+    choice,
+    plan_forward,
+    plan_train,
+    prepare_inputs,
+)
 from bench.numerics.applied import Candidate
 from bench.numerics.choice import candidates, choose
 from bench.record import NumericsPlan
@@ -35,6 +42,12 @@ class CpuRuntime:
 @pytest.fixture
 def runtime(tmp_path):
     return CpuRuntime(ArtifactCache(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch):
+    """Timings count here however busy the machine is that runs the tests."""
+    monkeypatch.setattr(choice, "MAX_WAITING", float("inf"))
 
 
 def make_conv_net(num_classes: int = 4) -> nn.Module:
@@ -134,6 +147,22 @@ def test_a_plan_outlives_the_run(tmp_path):
         for scope in ("run-1", "run-2")
     ]
     assert sources == ["measured", "recalled"]
+
+
+def test_what_a_busy_machine_measured_is_not_used_and_kept_by_the_run_alone(tmp_path, monkeypatch):
+    net, (inputs, _) = make_conv_net(), make_batch()
+    first, second = (
+        CpuRuntime(ArtifactCache(tmp_path, run_scope=scope)) for scope in ("run-1", "run-2")
+    )
+    monkeypatch.setattr(choice, "MAX_WAITING", -1.0)
+    busy = plan_forward(net, inputs, first, key={})
+    monkeypatch.setattr(choice, "MAX_WAITING", float("inf"))
+    again = plan_forward(net, inputs, first, key={})
+    idle = plan_forward(net, inputs, second, key={})
+    assert (busy.precision, busy.memory_format) == ("fp32", "channels_last")
+    assert busy.rejected["bf16 contiguous"].startswith("not compared: threads waited")
+    assert again == busy.model_copy(update={"source": "recalled"})
+    assert (idle.source, idle.rejected) == ("measured", {})
 
 
 def test_other_weights_shapes_threads_and_passes_have_plans_of_their_own(runtime):

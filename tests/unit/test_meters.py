@@ -1,13 +1,14 @@
 """Clock, phases, host memory and device lock, with a fake clock or the real kernel."""
 
 import multiprocessing
+import os
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
-from bench.meters import FakeClock, HostMemory, Phases, device_lock
+from bench.meters import FakeClock, HostMemory, Phases, device_lock, waiting_seconds
 from bench.record import Progress
 
 MEGABYTE = 1 << 20
@@ -130,6 +131,33 @@ def test_memory_held_from_before_is_in_the_floor():
     assert host.floor_bytes > 150 * MEGABYTE
     assert host.peak_above_floor() < 50 * MEGABYTE
     del held
+
+
+def spin(stop: Event) -> None:
+    while not stop.is_set():
+        sum(range(10_000))
+
+
+def test_waiting_for_a_cpu_grows_while_others_take_them_all():
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    others = [
+        context.Process(target=spin, args=(stop,), daemon=True)
+        for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
+    for other in others:
+        other.start()
+    time.sleep(1)
+    before, until = waiting_seconds(), time.perf_counter() + 1
+    while time.perf_counter() < until:
+        pass
+    after = waiting_seconds()
+    stop.set()
+    for other in others:
+        other.join(30)
+    assert before is not None
+    assert after is not None
+    assert 0.1 < after - before < 1.1
 
 
 def hold(root: Path, exclusive: bool, asks: Event, holds: Event, release: Event) -> None:
