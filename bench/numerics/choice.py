@@ -164,31 +164,54 @@ class _Rounds:
     def medians(self) -> dict[Candidate, float]:
         return {candidate: statistics.median(times) for candidate, times in self.seconds.items()}
 
+    def plan(self, chosen: Candidate, num_threads: int) -> NumericsPlan:
+        update = {
+            "num_threads": num_threads,
+            "seconds": {candidate.name: value for candidate, value in self.medians().items()},
+            "rejected": self.rejected,
+        }
+        return chosen.as_plan().model_copy(update=update)
+
 
 def _measure(trial: Trial, offered: Sequence[Candidate], num_threads: int) -> NumericsPlan:
     """Return the plan; `_DisturbedError` carries the preferred one when timings mean nothing."""
     deadline = trial.clock() + _BUDGET_SECONDS
-    _cut_to_budget(trial)
     rounds = _Rounds()
+    watch = _Watch(trial, num_threads)
+    _cut_to_budget(trial)
+    watch.refuse_if_disturbed(offered, rounds)
     agreeing = _agreeing(trial, offered, rounds)
-    began, waited = trial.clock(), waiting_seconds()
+    watch = _Watch(trial, num_threads)
     survivors = _time_rounds(trial, agreeing, deadline, rounds)
-    share = _waiting_share(trial, waited, trial.clock() - began)
+    watch.refuse_if_disturbed(agreeing, rounds)
     medians = rounds.medians()
-    disturbed = share > MAX_WAITING
-    for candidate in agreeing[1:] if disturbed else ():
-        rounds.rejected[candidate.name] = f"not compared: threads waited {share:.0%} of the time"
-    chosen = agreeing[0] if disturbed else choose({c: medians[c] for c in survivors})
-    plan = chosen.as_plan().model_copy(
-        update={
-            "num_threads": num_threads,
-            "seconds": {candidate.name: value for candidate, value in medians.items()},
-            "rejected": rounds.rejected,
-        }
-    )
-    if disturbed:
-        raise _DisturbedError(plan)
-    return plan
+    return rounds.plan(choose({c: medians[c] for c in survivors}), num_threads)
+
+
+class _Watch:
+    """Whether this process got the CPUs it asked for since it was made."""
+
+    def __init__(self, trial: Trial, num_threads: int) -> None:
+        self._trial = trial
+        self._num_threads = num_threads
+        self._began, self._waited = trial.clock(), waiting_seconds()
+
+    def refuse_if_disturbed(self, agreeing: Sequence[Candidate], rounds: _Rounds) -> None:
+        """Raise with the first of the candidates as the plan if threads waited too long."""
+        share = self._waiting_share()
+        if share <= MAX_WAITING:
+            return
+        reason = f"not compared: threads waited for a CPU for {share:.0%} of the time"
+        rounds.rejected |= {candidate.name: reason for candidate in agreeing[1:]}
+        raise _DisturbedError(rounds.plan(agreeing[0], self._num_threads))
+
+    def _waiting_share(self) -> float:
+        now = waiting_seconds()
+        # A GPU goes on while its host waits.
+        if self._trial.device.type != "cpu" or now is None or self._waited is None:
+            return 0.0
+        thread_seconds = (self._trial.clock() - self._began) * self._num_threads
+        return (now - self._waited) / max(thread_seconds, 1e-9)
 
 
 def _time_rounds(
@@ -209,14 +232,6 @@ def _time_rounds(
     return survivors
 
 
-def _waiting_share(trial: Trial, before: float | None, wall_seconds: float) -> float:
-    after = waiting_seconds()
-    # A GPU goes on while its host waits.
-    if trial.device.type != "cpu" or before is None or after is None:
-        return 0.0
-    return (after - before) / max(wall_seconds, 1e-9)
-
-
 def choose(seconds: Mapping[Candidate, float]) -> Candidate:
     """Return the first candidate, in the order given, that is within 5% of the fastest.
 
@@ -228,13 +243,11 @@ def choose(seconds: Mapping[Candidate, float]) -> Candidate:
 
 
 def _cut_to_budget(trial: Trial) -> None:
-    full = len(trial.inputs)
-    if full <= _MIN_BATCH:
-        return
+    """Keep as many examples as one call may take the seconds for; all when there are few."""
     inputs, labels = trial.inputs, trial.labels
     trial.cut(_MIN_BATCH)
     trial.seconds(REFERENCE)
-    per_example = trial.seconds(REFERENCE) / _MIN_BATCH
+    per_example = trial.seconds(REFERENCE) / len(trial.inputs)
     trial.inputs, trial.labels = inputs, labels
     trial.cut(max(_MIN_BATCH, int(_CALL_SECONDS / per_example)))
 
