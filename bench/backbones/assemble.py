@@ -105,7 +105,7 @@ def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
             raise BackboneError(
                 f"{name}: does not run on images of {image_size} x {image_size} pixels: "
-                f"{type(error).__name__}: {error}. Set another image_size."
+                f"{type(error).__name__}: {str(error).rstrip(' .')}. Set another image_size."
             ) from error
     if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != 2:
         got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__

@@ -77,7 +77,7 @@ def load_hub_model(
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise BackboneError(
-            f"{spec.name}: transformers cannot load {folder}: {type(error).__name__}: {error}."
+            f"{spec.name}: transformers cannot load {folder}: {type(error).__name__}: {error}"
         ) from error
     return model, _check_loading(spec.name, model, loading)
 

@@ -248,7 +248,7 @@ def _build(
     except (TypeError, ValueError, AssertionError) as error:
         size = "" if image_size is None else f" at {image_size} pixels"
         raise BackboneError(
-            f"{spec.name}: timm cannot build it{size}: {type(error).__name__}: {error}."
+            f"{spec.name}: timm cannot build it{size}: {type(error).__name__}: {error}"
         ) from error
     if plan.file:
         _check_loaded(loads, f"{spec.name} ({plan.source})")

@@ -137,7 +137,7 @@ def _build(
             module = get_model(model, weights=None, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BackboneError(
-            f"{spec.name}: torchvision cannot build it at {image_size} pixels: {error}."
+            f"{spec.name}: torchvision cannot build it at {image_size} pixels: {error}"
         ) from error
     if spec.weights == "random":
         return module, f"random (seed {seed})"
