@@ -288,6 +288,7 @@ def test_a_hub_file_is_downloaded_once_and_then_found(server: str) -> None:
     assert found.parent.name == COMMIT
 
 
+@pytest.mark.slow
 def test_a_hub_without_the_file_and_a_hub_out_of_reach_are_told(server: str) -> None:
     code = "fetch_hub_file('a/b', ('model.safetensors',))"
     absent = run_hub(code, server).stderr.splitlines()[-1]
