@@ -1,0 +1,149 @@
+"""Frozen features of a split, each image's computed once per run; knows no label and no head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bench.errors import StrategyError
+from bench.interfaces import Backbone, Runtime, Split
+from bench.numerics import apply_plan, autocast, plan_forward, prepare_inputs
+from bench.record import NumericsPlan
+from bench.strategies.freeze import digest_tensors
+from bench.strategies.inputs import load_batch, normalise
+from bench.strategies.loop import eval_batch_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NAMED = 3
+
+
+def plan_features(backbone: Backbone, split: Split, runtime: Runtime) -> NumericsPlan:
+    """Return the numerics of the pass that computes features; timed once, then remembered.
+
+    Args:
+        backbone: Put on the runtime's device.
+        split: Gives the batch that candidates are tried on.
+        runtime: Gives policy, device and cache.
+    """
+    module = backbone.module.to(runtime.device)
+    with runtime.phase("numerics"):
+        count = min(eval_batch_size(runtime.device), len(split))
+        images = load_batch(split, slice(0, count), runtime.device)
+        inputs = normalise(images, backbone.preprocessing)
+        key = {"weights": backbone.info.weights_digest}
+        return plan_forward(module, inputs, runtime, key=key)
+
+
+def extract_features(
+    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan | None = None
+) -> Tensor:
+    """Return features of a split, float32, on the CPU, shape (N, D), in the split's order.
+
+    They are an artifact of the run: only images that no earlier cell, seed or shot count has met
+    are computed. The backbone is in eval mode, without gradient, and left so.
+
+    Args:
+        backbone: The extractor; its buffers are the same bits before and after.
+        split: Which images.
+        runtime: Gives device and cache.
+        plan: Numerics in force; None asks `plan_features`.
+
+    Raises:
+        StrategyError: A feature is not finite, the width is not as declared, or the backbone
+            changed its buffers in eval mode.
+    """
+    plan = plan or plan_features(backbone, split, runtime)
+    array = runtime.cache.rows(
+        "features",
+        {
+            "backbone": backbone.info.name,
+            "weights": backbone.info.weights_digest,
+            "pool": split.pool.digest,
+            "preprocessing": backbone.preprocessing.model_dump(mode="json"),
+            "precision": plan.precision,
+            "memory_format": plan.memory_format,
+            "device": runtime.device.type,
+            "torch": torch.__version__,
+        },
+        shape=(len(split.pool), backbone.info.feature_dim),
+        dtype="float32",
+        run_bound=True,
+    )
+    with runtime.phase("features"):
+        array.ensure(split.rows, _maker(backbone, split, runtime, plan))
+        features = torch.from_numpy(array.read(split.rows))
+    _check_finite(features, backbone, split)
+    return features
+
+
+def count_constant(features: Tensor, backbone: Backbone) -> int:
+    """Return how many dimensions have one value for all examples of train, shape (N, D).
+
+    Raises:
+        StrategyError: All have, although there are several examples: nothing can be learned.
+    """
+    constant = int((features == features[0]).all(dim=0).sum())
+    if constant == features.shape[1] and len(features) > 1:
+        raise StrategyError(
+            f"{backbone.info.name}: all {constant} features are the same for all {len(features)} "
+            "train examples, so there is nothing to learn from. Check image_size and weights."
+        )
+    return constant
+
+
+def _maker(
+    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan
+) -> Callable[[np.ndarray], np.ndarray]:
+    def make(rows: np.ndarray) -> np.ndarray:
+        module = apply_plan(backbone.module.to(runtime.device), plan).eval()
+        before = digest_tensors(dict(module.named_buffers()))
+        part = replace(split, rows=rows)
+        step = eval_batch_size(runtime.device)
+        batches = [
+            _forward(backbone, part, slice(start, start + step), runtime, plan)
+            for start in range(0, len(rows), step)
+        ]
+        after = digest_tensors(dict(module.named_buffers()))
+        changed = sorted(name for name, digest in after.items() if before.get(name) != digest)
+        if changed:
+            raise StrategyError(
+                f"{backbone.info.name} changes its buffers in eval mode ({changed[0]} and "
+                f"{len(changed) - 1} more), so its features depend on the order of images"
+            )
+        return torch.cat(batches).numpy()
+
+    return make
+
+
+@torch.inference_mode()
+def _forward(
+    backbone: Backbone, split: Split, positions: slice, runtime: Runtime, plan: NumericsPlan
+) -> Tensor:
+    """Return features of some positions, float32, on the CPU, shape (B, D)."""
+    images = load_batch(split, positions, runtime.device)
+    inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
+    with autocast(plan, runtime.device):
+        features: Tensor = backbone.module(inputs)
+    expected = (len(images), backbone.info.feature_dim)
+    if tuple(features.shape) != expected:
+        raise StrategyError(
+            f"{backbone.info.name} gives features of shape {tuple(features.shape)}, expected "
+            f"{expected} from its declared width"
+        )
+    return features.float().cpu()
+
+
+def _check_finite(features: Tensor, backbone: Backbone, split: Split) -> None:
+    broken = (~features.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        named = ", ".join(split.ids[i] for i in broken[:_NAMED])
+        raise StrategyError(
+            f"{backbone.info.name}: features of {len(broken)} of {len(features)} {split.name} "
+            f"examples are not finite (first: {named}). Try numerics: fp32, and check the weights."
+        )
