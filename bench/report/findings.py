@@ -215,10 +215,10 @@ def _selection_caveats(records: Sequence[Record]) -> list[str]:
     found = []
     if at_edge:
         found.append(
-            f"{_cells(at_edge)} chose a value at the edge of its grid: wider may be better."
+            f"{_cells(at_edge)} chose a value at the edge of the grid: a wider one may be better."
         )
     if loose:
-        found.append(f"{_cells(loose)} stopped before its solver had converged.")
+        found.append(f"{_cells(loose)} stopped before the solver had converged.")
     return found
 
 

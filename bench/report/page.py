@@ -155,6 +155,7 @@ def _context(records: Sequence[Record], notes: list[str]) -> dict[str, Any]:
         "failures": failed_cells(records),
         "caveats": [*caveats(records, rows), *notes],
         "environments": _environments(records),
+        "devices": _distinct(row.device for row in rows),
         "runs": _distinct(str(record.run_id) for record in records),
     }
 
@@ -290,7 +291,8 @@ def _environments(records: Sequence[Record]) -> list[dict[str, str]]:
         packages = ", ".join(f"{name} {env.packages[name]}" for name in sorted(env.packages))
         revision = env.git_revision or "not in git"
         described = {
-            "Device": f"{env.device_name} ({env.device_class})",
+            "Device": env.device_name,
+            "Device class": env.device_class,
             "Driver, CUDA": f"{env.driver}, {env.cuda}" if env.driver else "",
             "Processor": f"{env.cpu}, {env.num_cores} cores",
             "Memory": f"{scale.megabytes(env.memory_bytes)} MiB",

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.errors import StrategyError
 from bench.registry import strategy
 from bench.strategies.full import Full, FullSpec
+from bench.strategies.linear_probe import probe_head
 from tests.training import make_split, make_task, small_backbone
 
 
@@ -63,6 +64,22 @@ def test_the_training_step_moves_every_weight_and_computes_gradients() -> None:
     assert counted.get_total_flops() > 2 * forward.get_total_flops()
     after = adapted.classifier.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_head_starts_from_the_probe_on_request() -> None:
+    weight, bias = probe_head(make_task())
+    spec = FullSpec(epochs=1, batch_size=16, learning_rate=1e-9, head_init="probe")
+    adapted = Full().adapt(make_task(), spec)
+    head = adapted.classifier.head  # type: ignore[union-attr]
+    assert weight.abs().max() > 0.01
+    assert torch.allclose(head.weight, weight, atol=1e-6)
+    assert torch.allclose(head.bias, bias, atol=1e-6)
+
+
+def test_the_head_starts_from_zero_otherwise() -> None:
+    spec = FullSpec(epochs=1, batch_size=16, learning_rate=1e-9)
+    adapted = Full().adapt(make_task(), spec)
+    assert adapted.classifier.head.weight.abs().max() < 1e-6  # type: ignore[union-attr]
 
 
 def test_a_backbone_with_nothing_learned_is_refused() -> None:

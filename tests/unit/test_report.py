@@ -170,7 +170,7 @@ def test_what_a_reader_should_know_is_found_in_the_records():
     found = " ".join(caveats([odd], summarise([odd])))
     for part in (
         "1 cell chose a value at the edge",
-        "1 cell stopped before its solver had converged",
+        "1 cell stopped before the solver had converged",
         "digits: 3 examples of val or test",
         "digits: 2 examples could not be read",
         "uncommitted changes",
