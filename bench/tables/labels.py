@@ -28,15 +28,29 @@ def label_cells(cells: Iterable[Cell]) -> list[Labels]:
     Args:
         cells: All cells that stand in one table.
     """
-    keyed = [tuple((_text(values), name, values) for name, values in _axes(c)) for c in cells]
+    known = list(cells)
+    texts = [_texts(cell) for cell in known]
+    # Ten thousand cells have a few dozen distinct axes: each is taken apart once.
+    examples = [{text[i]: cell for text, cell in zip(texts, known, strict=True)} for i in range(3)]
     names = [
-        _distinct({text: (name, values) for text, name, values in (axes[i] for axes in keyed)})
-        for i in range(3)
+        _distinct({text: _axes(cell)[i] for text, cell in axis.items()})
+        for i, axis in enumerate(examples)
     ]
-    return [Labels(*(names[i][text] for i, (text, _, _) in enumerate(axes))) for axes in keyed]
+    return [Labels(*(names[i][text[i]] for i in range(3))) for text in texts]
 
 
 _Axis = tuple[str, dict[str, Any]]
+
+
+def _texts(cell: Cell) -> tuple[str, str, str]:
+    """Return a text per axis that is equal where `_axes` is."""
+    size = cell.dataset.image_size or cell.image_size
+    dataset = cell.dataset.model_dump_json(exclude={"image_size"})
+    return (
+        cell.backbone.model_dump_json(),
+        f"{dataset} {size} {cell.split_seed}",
+        f"{cell.strategy.model_dump_json()} {cell.numerics.value}",
+    )
 
 
 def _axes(cell: Cell) -> tuple[_Axis, _Axis, _Axis]:
@@ -49,10 +63,6 @@ def _axes(cell: Cell) -> tuple[_Axis, _Axis, _Axis]:
         (cell.dataset.label, dataset),
         (cell.strategy.name, strategy),
     )
-
-
-def _text(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True)
 
 
 def _distinct(axes: Mapping[str, _Axis]) -> dict[str, str]:
