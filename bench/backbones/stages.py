@@ -46,6 +46,8 @@ class _ParameterNames:
 def timm_stages(model: nn.Module) -> tuple[Stage, ...]:
     """Return the stages as the model's own ``group_matcher`` gives them, coarse.
 
+    The few architectures without one (MetaFormer, PiT, RDNet) are cut as hub models are.
+
     Args:
         model: A timm model without classifier.
 
@@ -56,7 +58,10 @@ def timm_stages(model: nn.Module) -> tuple[Stage, ...]:
     """
     from timm.models import group_parameters
 
-    matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+    try:
+        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        return hub_stages(model)
     groups = group_parameters(_ParameterNames(model), matcher)
     ordered: list[list[str]] = []
     for _, members in sorted(groups.items()):

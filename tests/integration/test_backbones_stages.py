@@ -25,6 +25,9 @@ TIMM = {
     "densenet121": ("stem", *(f"features.denseblock{i}" for i in range(1, 5))),
     "test_maxvit": ("stem", *(f"stages.{i}" for i in range(4))),
     "mobilenetv4_conv_small": ("stem", *(f"blocks.{i}" for i in range(5))),
+    "poolformer_s12": ("stem", *(f"stages.{i}" for i in range(4))),
+    "pit_ti_224": ("stem", *(f"transformers.{i}" for i in range(3))),
+    "rdnet_tiny": ("stem", *(f"dense_stages.{i}" for i in range(7))),
 }
 TORCHVISION = {
     "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
