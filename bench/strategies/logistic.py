@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_TOLERANCE = 1e-4
+_TOLERANCE = 2e-5
 _MAX_NEWTON_STEPS = 40
 _MAX_CG_STEPS = 40
 _CG_PROGRESS = 0.25
