@@ -125,12 +125,16 @@ def _check_few_shots(kept: list[Kept], document: Document) -> None:
             keys,
             f"strategy '{spec.name}' chooses among {len(spec.grid_points())} settings on val: "
             f"below {MIN_SHOTS_FOR_VAL} shots a fixed setting is required, and the suite has "
-            f"{', '.join(labels)}; give single values, or more shots",
+            f"{', '.join(labels)}; give one value of {_grids(spec)}, or more shots",
         )
 
 
 def _chooses_setting(spec: StrategySpec) -> bool:
     return len(spec.grid_points()) > 1 and registry.strategy(spec.name).needs_val(spec)
+
+
+def _grids(spec: StrategySpec) -> str:
+    return " and ".join(key for key, value in spec.model_dump().items() if isinstance(value, tuple))
 
 
 def _check_excludes(axes: Combinations, document: Document) -> None:

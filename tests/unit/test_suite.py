@@ -293,7 +293,7 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "shots: [2, 8]\nstrategies: [{name: dial, level: [1, 2]}]",
             "strategies",
             "s.yaml:5: strategy 'dial' chooses among 2 settings on val: below 5 shots a fixed "
-            "setting is required, and the suite has digits (2 shots); give single values, or more",
+            "setting is required, and the suite has digits (2 shots); give one value of level",
         ),
         (
             "backbones: [tiny/resnet18, plain/pixels]\nstrategies: [turn, full, dial]",
@@ -416,6 +416,14 @@ def test_impossible_combinations_are_told_beside_other_mistakes(suite):
     )
     assert len(problems) == 2
     assert "'plain/pixels' has nothing to train" in "".join(problems)
+
+
+def test_below_five_shots_the_default_probe_must_be_given_one_strength(suite):
+    text = "name: x\nbackbones: [plain/pixels]\ndatasets: [digits]\nshots: 1\n"
+    assert "give one value of l2, or more shots" in suite.problem(
+        text + "strategies: [linear_probe]"
+    )
+    assert suite.load(text + "strategies: [{name: linear_probe, l2: 1}, dial]").shots == 1
 
 
 def test_an_exclude_is_not_blamed_while_a_name_is_wrong(suite):
