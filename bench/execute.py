@@ -106,6 +106,9 @@ class _Attempt:
 
     def run(self) -> Record | Recalled:
         torch.set_num_threads(self.job.num_threads)
+        if self.runtime.device.type == "cuda":
+            # Calls that name no device go to the current one, which is not ours by default.
+            torch.cuda.set_device(self.runtime.device)
         torch.manual_seed(self.cell.seed)
         self.fields["environment"] = collect_environment(
             self.job.device, Path(self.job.project_dir)

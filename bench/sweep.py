@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from bench.environment import device_class
+from bench.environment import collect_environment, device_class
 from bench.errors import UsageError
 from bench.executors import Executor
 from bench.executors.devices import choose_devices
@@ -206,7 +207,7 @@ class _Sweep:
 
         with closing(self._executor.run(self._jobs(), report)) as outcomes:
             for job, result in outcomes:
-                self._keep(result)
+                self._keep(job, result)
                 observer.finished(job.cell, result)
 
     def _jobs(self) -> Iterator[Job]:
@@ -230,11 +231,15 @@ class _Sweep:
         total = self._options.limits.total_time
         return total is not None and time.monotonic() - self._began > total
 
-    def _keep(self, result: Record | Recalled) -> None:
+    def _keep(self, job: Job, result: Record | Recalled) -> None:
         if isinstance(result, Recalled):
             self._store.remember(self._run.id, result.request_key, result.key, self._device_class)
             self._num_recalled += 1
             return
+        if result.environment is None:
+            # The child ended before it could say where it ran.
+            where = collect_environment(job.device, Path(self._options.project_dir))
+            result = result.model_copy(update={"environment": where})
         self._store.add(result)
         if result.status is Status.OK and result.key is not None:
             self._ok_keys.add(result.key)
