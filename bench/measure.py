@@ -129,7 +129,8 @@ def to_inputs(
     image: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
     """Return one decoded image, uint8, shape (S, S, 3), as a batch of one backbone input."""
-    return normalise(torch.from_numpy(image)[None].to(device), preprocessing)
+    # Copied: a decoder may hand out memory that torch must not write to.
+    return normalise(torch.tensor(image)[None].to(device), preprocessing)
 
 
 def profile_settings(runtime: Runtime, host: HostMemory, budget_seconds: float) -> ProfileSettings:
