@@ -18,7 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from bench.strategies import logistic
+from bench.strategies import newton
 from bench.strategies.logistic import solve_path
 
 STRENGTHS = 10.0 ** np.linspace(-6, 5, 45)
@@ -107,12 +107,12 @@ def objectives(data: Data, fit: Fit) -> np.ndarray:
 
 def least_objectives(data: Data) -> np.ndarray:
     """Return the minimum per strength, by a run whose duality gap is asserted to be tiny."""
-    saved = logistic._TOLERANCE, logistic._CG_PROGRESS, logistic._MAX_CG_STEPS
-    logistic._TOLERANCE, logistic._CG_PROGRESS, logistic._MAX_CG_STEPS = 1e-8, 0.02, 200
+    saved = newton._TOLERANCE, newton._CG_PROGRESS, newton._MAX_CG_STEPS
+    newton._TOLERANCE, newton._CG_PROGRESS, newton._MAX_CG_STEPS = 1e-8, 0.02, 200
     try:
         found = solve_path(data.features, data.labels, data.num_classes, STRENGTHS.tolist())
     finally:
-        logistic._TOLERANCE, logistic._CG_PROGRESS, logistic._MAX_CG_STEPS = saved
+        newton._TOLERANCE, newton._CG_PROGRESS, newton._MAX_CG_STEPS = saved
     least = objectives(data, Fit(found.weights, found.bias, 0, 0))
     targets = torch.nn.functional.one_hot(data.labels, data.num_classes)
     for c, value, weights, bias in zip(STRENGTHS, least, found.weights, found.bias, strict=True):

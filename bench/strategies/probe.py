@@ -68,6 +68,9 @@ class _Scaling:
     mean: Tensor
     factor: Tensor
 
+    def apply(self, features: Tensor) -> Tensor:
+        return (features - self.mean) * self.factor
+
 
 def fit_probe(
     train: LabelledFeatures,
@@ -103,34 +106,79 @@ def fit_probe(
     _check_path(l2_path, val)
     for name, part in (("train", train), ("val", val)):
         _check_part(name, part, num_classes, train.features.shape[1])
+    fitted = _fit(train, sorted(set(l2_path), reverse=True), standardize)
+    scores = [(None, None) if val is None else fitted.score(row, val) for row in fitted.rows]
+    best = min(fitted.rows, key=lambda row: _rank(scores[row]))
+    points = {
+        l2: ProbePoint(l2, scores[row][0], scores[row][1], fitted.converged(row))
+        for row, l2 in enumerate(fitted.l2_path)
+    }
+    weight, bias = fitted.linear(best, train.features, num_classes)
+    return ProbePath(
+        weight=weight,
+        bias=bias,
+        points=tuple(points[l2] for l2 in l2_path),
+        chosen=list(l2_path).index(fitted.l2_path[best]),
+        at_grid_edge=None if len(fitted.rows) < 3 else best in (0, len(fitted.rows) - 1),
+        notes=_notes(tuple(points.values()), num_classes - len(fitted.present)),
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """One solution per strength on scaled features, strongest first.
+
+    Attributes:
+        present: Classes with train examples, ascending; the solutions' rows are these.
+    """
+
+    l2_path: Sequence[float]
+    solutions: Solutions
+    scaling: _Scaling
+    present: Tensor
+
+    @property
+    def rows(self) -> range:
+        return range(len(self.l2_path))
+
+    def converged(self, row: int) -> bool:
+        return bool(self.solutions.converged[row])
+
+    def score(self, row: int, val: LabelledFeatures) -> tuple[float, float | None]:
+        """Return val accuracy, and val loss over the examples whose class occurs in train."""
+        scaled = self.scaling.apply(val.features)
+        logits = scaled @ self.solutions.weights[row].T + self.solutions.bias[row]
+        accuracy = float((self.present[logits.argmax(1)] == val.labels).double().mean())
+        known = torch.isin(val.labels, self.present)
+        if not known.any():
+            return accuracy, None
+        position = torch.searchsorted(self.present, val.labels[known])
+        return accuracy, float(F.cross_entropy(logits[known], position))
+
+    def linear(self, row: int, features: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias on features as given, with a row for every class."""
+        weight = self.solutions.weights[row] * self.scaling.factor
+        shift = (weight.double() @ self.scaling.mean.double()).to(weight.dtype)
+        bias = self.solutions.bias[row] - shift
+        if len(self.present) == num_classes:
+            return weight, bias
+        lowest = float((features @ weight.T + bias).min())
+        every_weight = weight.new_zeros((num_classes, weight.shape[1]))
+        every_bias = bias.new_full((num_classes,), lowest - _ABSENT_MARGIN)
+        every_weight[self.present], every_bias[self.present] = weight, bias
+        return every_weight, every_bias
+
+
+def _fit(train: LabelledFeatures, l2_path: Sequence[float], standardize: bool) -> _Fitted:
     present, labels = torch.unique(train.labels, return_inverse=True)
     if len(present) < 2:
         raise ProbeError(
             f"a probe needs examples of two classes or more in train, got {len(present)}"
         )
     scaling = _measure_scaling(train.features, standardize)
-    scaled = (train.features - scaling.mean) * scaling.factor
-    order = sorted(range(len(l2_path)), key=lambda i: -l2_path[i])
-    solutions = solve_path(scaled, labels, len(present), [1 / l2_path[i] for i in order])
-    scores = [
-        (None, None) if val is None else _score(solutions, row, scaling, present, val)
-        for row in range(len(order))
-    ]
-    best = min(range(len(order)), key=lambda row: _rank(scores[row]))
-    weight, bias = _unscale(solutions, best, scaling)
-    points = [
-        ProbePoint(l2_path[i], scores[row][0], scores[row][1], bool(solutions.converged[row]))
-        for row, i in enumerate(order)
-    ]
-    lowest = train.features @ weight.T + bias
-    return ProbePath(
-        weight=_spread(weight, present, num_classes, 0.0),
-        bias=_spread(bias, present, num_classes, float(lowest.min()) - _ABSENT_MARGIN),
-        points=tuple(points[order.index(i)] for i in range(len(order))),
-        chosen=order[best],
-        at_grid_edge=None if len(order) < 3 else best in (0, len(order) - 1),
-        notes=_notes(points, num_classes - len(present)),
-    )
+    scaled = scaling.apply(train.features)
+    solutions = solve_path(scaled, labels, len(present), [1 / l2 for l2 in l2_path])
+    return _Fitted(l2_path, solutions, scaling, present)
 
 
 def _check_path(l2_path: Sequence[float], val: LabelledFeatures | None) -> None:
@@ -176,38 +224,10 @@ def _measure_scaling(features: Tensor, standardize: bool) -> _Scaling:
     return _Scaling(mean.to(features.dtype), factor.to(features.dtype))
 
 
-def _unscale(solutions: Solutions, row: int, scaling: _Scaling) -> tuple[Tensor, Tensor]:
-    """Return weight and bias on features as given."""
-    weight = solutions.weights[row] * scaling.factor
-    bias = solutions.bias[row] - (weight.double() @ scaling.mean.double()).to(weight.dtype)
-    return weight, bias
-
-
-def _score(
-    solutions: Solutions, row: int, scaling: _Scaling, present: Tensor, val: LabelledFeatures
-) -> tuple[float, float | None]:
-    """Return val accuracy, and val loss over the examples whose class occurs in train."""
-    scaled = (val.features - scaling.mean) * scaling.factor
-    logits = scaled @ solutions.weights[row].T + solutions.bias[row]
-    accuracy = (present[logits.argmax(1)] == val.labels).double().mean()
-    known = torch.isin(val.labels, present)
-    if not known.any():
-        return float(accuracy), None
-    position = torch.searchsorted(present, val.labels[known])
-    return float(accuracy), float(F.cross_entropy(logits[known], position))
-
-
 def _rank(score: tuple[float | None, float | None]) -> tuple[float, float]:
     """Return what is least for the best score; `min` keeps the first, strongest, of equals."""
     accuracy, loss = score
     return -(accuracy or 0.0), math.inf if loss is None else loss
-
-
-def _spread(values: Tensor, present: Tensor, num_classes: int, absent: float) -> Tensor:
-    """Return one row per class, with those of absent classes filled in."""
-    full = values.new_full((num_classes, *values.shape[1:]), absent)
-    full[present] = values
-    return full
 
 
 def _notes(points: Sequence[ProbePoint], num_absent: int) -> tuple[str, ...]:

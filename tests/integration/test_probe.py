@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from bench.errors import ProbeError
-from bench.strategies import logistic
+from bench.strategies import logistic, newton
 from bench.strategies.logistic import solve_path
 from bench.strategies.probe import LabelledFeatures, fit_probe
 
@@ -98,8 +98,8 @@ def test_separable_classes_and_a_vanishing_penalty_converge_in_float32() -> None
 
 
 def test_the_duality_gap_certifies_a_tight_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logistic, "_TOLERANCE", 1e-9)
-    monkeypatch.setattr(logistic, "_CG_PROGRESS", 0.01)
+    monkeypatch.setattr(newton, "_TOLERANCE", 1e-9)
+    monkeypatch.setattr(newton, "_CG_PROGRESS", 0.01)
     data = draw(120, 30, 4)
     for c in (0.01, 1.0, 100.0):
         solution = solve_path(standardised(data.features), data.labels, 4, [c])
@@ -134,6 +134,15 @@ def test_small_batches_of_strengths_give_the_same_optimum(monkeypatch: pytest.Mo
         value = objective(data, together.weights[row], together.bias[row], c)
         other = objective(data, apart.weights[row], apart.bias[row], c)
         assert value == pytest.approx(other, rel=1e-4)
+
+
+def test_strengths_that_coincide_do_no_harm() -> None:
+    train, val = draw(150, 20, 3), draw(90, 20, 3, seed=1)
+    values = (10.0, 1.0, 1.0, 1.0 + 1e-15, 1.0 + 1e-9, 0.1)
+    path = fit_probe(train, val, l2_path=values, num_classes=3)
+    assert path.converged and path.weight.isfinite().all()
+    assert [point.l2 for point in path.points] == list(values)
+    assert path.points[1] == path.points[2]
 
 
 def test_two_fits_are_identical() -> None:
