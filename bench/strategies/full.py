@@ -15,9 +15,6 @@ class FullSpec(TrainingSpec):
 
     The default rate lies between what small convolutional networks take (1e-3 and above) and what
     vision transformers take (3e-5 to 1e-4) under AdamW; a grid over both is worth its cost.
-
-    Source: Kornblith et al., 2019, appendix (rates of fine-tuning); Kumar et al., 2022, "How to
-    fine-tune vision models with SGD" (AdamW rates by family).
     """
 
     name: str = "full"
