@@ -10,7 +10,7 @@ from bench.tables import scale
 from bench.tables.rows import Row
 
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 40
 _CHARACTER_WIDTH, _LINE_HEIGHT = 6.6, 13
 NUM_SERIES = 8
 

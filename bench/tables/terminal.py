@@ -22,6 +22,7 @@ _GAP = 2
 _MARK = "*"
 _NAME_WIDTH = 28
 _NARROWEST_NAME = 16
+_WIDEST_TEXT = 30
 _NARROWEST = 4
 _MOST_FAILURES = 20
 
@@ -94,9 +95,11 @@ def _columns_that_fit(rows: Sequence[Row], width: int) -> list[_Sized]:
 
 def _natural_width(column: TextColumn, rows: Sequence[Row]) -> int:
     mark = len(_MARK) + 1 if column.cell is accuracy_text else 0
-    return max(
+    widest = max(
         cell_len(column.title), *(cell_len(column.cell(row)) + mark for row in rows), _NARROWEST
     )
+    # Names wrap: one long label of a variant must not cost every row its numbers.
+    return widest if column.numeric or column is TEXT_COLUMNS[0] else min(widest, _WIDEST_TEXT)
 
 
 def _total(columns: Sequence[_Sized]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench.catalogue import WeightsEntry, read_timm, read_torchvision
 
-TIMM = '''
+TIMM = """
 def _cfg(url='', **kwargs):
     return {'url': url, **kwargs}
 
@@ -68,7 +68,7 @@ def a_clip_b(pretrained=False): ...
 
 @register_model
 def a_clip_quickgelu_b(pretrained=False): ...
-'''
+"""
 
 SUFFIXED = """
 _SOURCE_CFGS = {

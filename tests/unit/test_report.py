@@ -1,5 +1,6 @@
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,14 @@ def test_an_axis_of_one_value_has_room_around_it(value: float):
 
 
 def test_one_far_off_value_does_not_stretch_an_axis():
-    assert robust_floor([0.98, 0.97, 0.95, 0.41]) == pytest.approx(0.90)
-    assert robust_floor([0.9]) == pytest.approx(0.85)
+    assert robust_floor([0.98, 0.97, 0.95, 0.41]) == pytest.approx(0.73)
+    assert robust_floor([0.98, 0.9, 0.8, 0.1]) == pytest.approx(0.46)
+
+
+def test_ticks_that_would_run_into_each_other_are_left_out():
+    ticks = log_axis([840.0, 1400.0]).ticks(str)
+    gaps = [after.share - before.share for before, after in pairwise(ticks)]
+    assert len(ticks) >= 2 and min(gaps) >= 0.12
 
 
 # Findings
