@@ -18,15 +18,18 @@ app = typer.Typer(
 def _add_commands() -> None:
     from bench.cli import doctor, list_names, plan, report, run, schema, show, table
 
-    app.command("run")(run.run)
-    app.command("plan")(plan.plan)
-    app.command("table")(table.table)
-    app.command("report")(report.report)
-    app.command("list")(list_names.list_names)
-    app.command("show")(show.show)
-    app.command("explain")(show.explain)
-    app.command("doctor")(doctor.doctor)
-    app.command("schema")(schema.schema)
+    for name, short, function in (
+        ("run", "Sweep a suite, print the table, write the report.", run.run),
+        ("plan", "What would run, and what is missing here.", plan.plan),
+        ("table", "The results, in six formats.", table.table),
+        ("report", "The HTML report again.", report.report),
+        ("list", "What can go in a suite.", list_names.list_names),
+        ("show", "One record, whole.", show.show),
+        ("explain", "Why the keys of two records differ.", show.explain),
+        ("doctor", "Check this machine and installation.", doctor.doctor),
+        ("schema", "The JSON Schema of suite files.", schema.schema),
+    ):
+        app.command(name, short_help=short)(function)
 
 
 def main() -> None:
