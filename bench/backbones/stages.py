@@ -88,22 +88,18 @@ def torchvision_stages(model: nn.Module) -> tuple[Stage, ...]:
 def hub_stages(model: nn.Module) -> tuple[Stage, ...]:
     """Return the stages of a transformers vision model: the children of its main list of layers.
 
-    The main list is the shallowest one that holds half of all parameters or more. Without one the
+    The main list is the one with most parameters, the outer one of equals. Without any list the
     whole model is a single stage.
     """
-    total = sum(parameter.numel() for parameter in model.parameters())
-    main = next(
-        (
-            path
-            for path, module in sorted(model.named_modules(), key=lambda item: item[0].count("."))
-            if isinstance(module, nn.ModuleList | nn.Sequential)
-            and len(module) > 1
-            and 2 * sum(parameter.numel() for parameter in module.parameters()) >= total
-        ),
-        None,
-    )
-    if main is None:
+    lists = [
+        (path, sum(parameter.numel() for parameter in module.parameters()))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1
+    ]
+    if not lists:
         return stages_of(model, {name: 0 for name, _ in model.named_parameters()})
+    # Modules are named from the outside in, and max keeps the first of equals.
+    main, _ = max(lists, key=lambda item: item[1])
     units = _units(model, lambda path: main == path or main.startswith(f"{path}."))
     blocks = {unit.path for unit in units if unit.path.rpartition(".")[0] == main}
     return _stages_of_units(model, units, blocks)

@@ -115,3 +115,20 @@ def test_a_parameter_without_stage_or_with_two_is_an_error() -> None:
         check_stages(model, (Stage("stem", ("0", "1")), Stage("x", (), ("0.bias",))))
     with pytest.raises(BackboneError, match="no stage"):
         stages_of(model, {"0.weight": 0, "0.bias": 0})
+
+
+def test_a_tiny_transformer_whose_patches_outweigh_its_layers_is_cut_at_its_layers() -> None:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=64,
+        patch_size=16,
+    )
+    stages = hub_stages(ViTModel(config, add_pooling_layer=False))
+    # What the list is called depends on the version of transformers.
+    assert stages[0].name == "stem"
+    assert [stage.name.rpartition(".")[2] for stage in stages[1:]] == ["0", "1"]
