@@ -286,6 +286,10 @@ class ArtifactCache:
             write_atomically(folder / "key.json", json.dumps(dict(key)).encode())
         return array
 
+    def holds(self, kind: str, key: Mapping[str, Any], *, run_bound: bool = False) -> bool:
+        """Return whether `json` would find a value of that key rather than make it."""
+        return self._value_path(kind, key, run_bound).exists()
+
     def json(
         self, kind: str, key: Mapping[str, Any], make: Callable[[], Any], *, run_bound: bool = False
     ) -> Any:
@@ -297,8 +301,7 @@ class ArtifactCache:
             make: Makes the value; called under the artifact's lock.
             run_bound: It belongs to the run and is measured again by a new one.
         """
-        digest = digest_value({"kind": kind, "key": dict(key)})
-        path = self._folder(kind, digest, run_bound) / "value.json"
+        path = self._value_path(kind, key, run_bound)
         with file_lock(path.parent / "lock"):
             built = not path.exists()
             if built:
@@ -307,5 +310,9 @@ class ArtifactCache:
                 content["seconds"] = time.perf_counter() - began
                 write_atomically(path, json.dumps(content).encode())
             stored = _read_json(path)
-        self.ledger.note(kind, digest, built=built, seconds=stored["seconds"])
+        self.ledger.note(kind, path.parent.name, built=built, seconds=stored["seconds"])
         return stored["value"]
+
+    def _value_path(self, kind: str, key: Mapping[str, Any], run_bound: bool) -> Path:
+        digest = digest_value({"kind": kind, "key": dict(key)})
+        return self._folder(kind, digest, run_bound) / "value.json"

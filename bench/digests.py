@@ -44,13 +44,13 @@ def digest_strings(items: Iterable[str]) -> str:
 def stamp_files(paths: Iterable[Path]) -> Mapping[str, tuple[int, int]]:
     """Return size and modification time (ns) per path: a cheap sign that bytes changed.
 
-    A path that does not exist is stamped (-1, -1), so that its appearance is a change too.
+    A path that cannot be looked at is stamped (-1, -1), so that its appearance is a change too.
     """
     stamps = {}
     for path in paths:
         try:
             stat = path.stat()
             stamps[str(path)] = (stat.st_size, stat.st_mtime_ns)
-        except FileNotFoundError:
+        except OSError:
             stamps[str(path)] = (-1, -1)
     return stamps

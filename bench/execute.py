@@ -202,9 +202,16 @@ class _Attempt:
         gc.collect()
         settings = profile_settings(self.runtime, self.host, self.job.limits.profile_time)
         profiler = CellProfiler(backbone, data, self.runtime, settings)
-        with self.runtime.phase("profile"):
-            self.fields["infer_profile"] = profiler.inference(adapted)
-            self.fields["train_profile"] = profiler.training(adapted, self.cell.strategy)
+        try:
+            with self.runtime.phase("profile"):
+                self.fields["infer_profile"] = profiler.inference(adapted)
+                self.fields["train_profile"] = profiler.training(adapted, self.cell.strategy)
+        except Exception as error:
+            if classify_failure(error) is not Status.OOM:
+                raise
+            # The scores are measured and stay; what a profile would say is absent, and why.
+            notes = (*adapted.effective.notes, f"the profile ran out of memory: {error}")
+            self.fields["effective"] = adapted.effective.model_copy(update={"notes": notes})
 
     def failed(self, error: Exception) -> Record:
         """Return the record of a cell that did not end well; what it is, not its scores, stays."""

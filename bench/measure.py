@@ -7,6 +7,7 @@ measured once, alone on its device. This module knows no scores and no record.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from bench.datasets.prepare import PreparedData
 from bench.environment import device_class
 from bench.interfaces import Adapted, Backbone, Runtime
-from bench.meters import HostMemory
+from bench.meters import HostMemory, device_lock
 from bench.numerics import autocast, prepare_inputs
 from bench.profile import ProfileSettings, profile_inference, profile_training
 from bench.record import InferProfile, NumericsPlan, Preprocessing, TrainProfile
@@ -105,7 +106,14 @@ class CellProfiler:
             "device": device_class(str(self._settings.device)),
             "budget": self._settings.budget_seconds,
         }
-        return self._runtime.cache.json("profile", whole, measure, run_bound=True)
+        with ExitStack() as alone:
+            if not self._runtime.cache.holds("profile", whole, run_bound=True):
+                # Taken before the artifact's own clock and lock: waiting for others is a phase of
+                # its own, and no part of what a profile costs those who share it.
+                root, device = self._runtime.cache.root, str(self._settings.device)
+                with self._runtime.phase("wait_for_device"):
+                    alone.enter_context(device_lock(root, device, exclusive=True))
+            return self._runtime.cache.json("profile", whole, measure, run_bound=True)
 
     def _batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return normalised train examples and labels on the device, repeated to fill a batch."""

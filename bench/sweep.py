@@ -168,7 +168,6 @@ class _Sweep:
         self._num_cells = len(cells)
         self._run = self._choose_run(cells[0].suite)
         self._device_class = device_class(executor.devices[0])
-        self._ok_keys = set(store.ok_keys(self._run.id, self._device_class))
         held = store.ok_request_keys(self._run.id, self._device_class)
         requests = [(cell, request_key(cell)) for cell in cells]
         self._pending = [(cell, key) for cell, key in requests if key not in held]
@@ -221,11 +220,19 @@ class _Sweep:
                 run_id=self._run.id,
                 run_scope=self._run.scope,
                 request_key=key,
-                known_keys=frozenset(self._ok_keys),
+                known_keys=self._held_keys(cell),
                 cache_dir=self._options.cache_dir,
                 project_dir=self._options.project_dir,
                 limits=self._options.limits,
             )
+
+    def _held_keys(self, cell: Cell) -> frozenset[str]:
+        """Return keys under which the run holds this very cell.
+
+        A cell of equal content but another name runs too: it has a row of its own, and shares all
+        that is costly.
+        """
+        return self._store.ok_keys(self._run.id, self._device_class, cell=cell)
 
     def _time_is_up(self) -> bool:
         total = self._options.limits.total_time
@@ -241,8 +248,6 @@ class _Sweep:
             where = collect_environment(job.device, Path(self._options.project_dir))
             result = result.model_copy(update={"environment": where})
         self._store.add(result)
-        if result.status is Status.OK and result.key is not None:
-            self._ok_keys.add(result.key)
         # What is stored need not be held in memory for the length of a sweep.
         self._records.append(result.model_copy(update={"predictions": ()}))
 

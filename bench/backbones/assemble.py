@@ -58,7 +58,7 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
         )
     info = BackboneInfo(
         name=spec.name,
-        weights_digest=weights_digest(module),
+        weights_digest=weights_digest(module, architecture=spec.name.partition("@")[0]),
         weights_source=parts.source,
         feature_dim=feature_dim,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),

@@ -169,9 +169,21 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Return sha256 over name, dtype, shape and bytes of every parameter and buffer, in order."""
-    sha = hashlib.sha256()
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def weights_digest(module: nn.Module, *, architecture: str) -> str:
+    """Return sha256 over the architecture and every parameter and buffer, in order.
+
+    Equal tensors in another architecture are another backbone: activation, padding or stride can
+    differ where no shape does. So its name counts, and its modules as they print themselves.
+
+    Args:
+        module: Whose tensors' names, dtypes, shapes and bytes count.
+        architecture: Name of what computes with them.
+    """
+    described = f"{architecture}\n{_ADDRESS.sub('', repr(module))}\n"
+    sha = hashlib.sha256(described.encode())
     for kind, tensors in (("p", module.named_parameters()), ("b", module.named_buffers())):
         for name, tensor in tensors:
             sha.update(f"{kind} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

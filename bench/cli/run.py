@@ -52,7 +52,8 @@ def run(
     _check_executor(executor)
     loaded = load_suite(suite)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
-    cells = select_cells(plan_cells(loaded), only=only, seeds=chosen_seeds)
+    planned = plan_cells(loaded)
+    cells = select_cells(planned, only=only, seeds=chosen_seeds)
     with open_store(store) as opened:
         surveys = survey_cells(cells, records=opened.records(loaded.name))
         _stop_if_missing(surveys)
@@ -60,7 +61,7 @@ def run(
             new=new, limits=loaded.limits, project_dir=str(suite.resolve().parent)
         )
         result = _sweep(surveys, opened, options, jobs)
-        records = opened.records(run_id=result.run.id)
+        records = opened.records(run_id=result.run.id, cells=planned)
     _print_table(records)
     _print_ending(result)
     _write_report(records, suite, loaded.name, report)

@@ -16,11 +16,16 @@ IMAGE_SUFFIXES = frozenset(
 
 _PART_FOLDERS = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
+    "testing": "test",
 }
+"""By name, whatever its case: read as classes, ``Train`` and ``Test`` would be told apart."""
+
 _IGNORED = ("__MACOSX", "__pycache__")
 
 
@@ -42,8 +47,9 @@ def scan_tree(root: Path) -> Tree:
     """Return classes and image files below a folder.
 
     Two layouts are known: ``<class>/**/image`` and ``<split>/<class>/**/image`` with the splits
-    ``train``, and ``val`` (or ``valid``, ``validation``) and ``test`` where there are any. Hidden
-    files and folders are ignored, links are followed.
+    ``train`` (or ``training``), and ``val`` (or ``valid``, ``validation``, ``dev``) and ``test``
+    (or ``testing``) where there are any, in any case. Hidden files and folders are ignored, links
+    are followed.
 
     Raises:
         DatasetError: The folder does not hold such a data set; says what is wrong and where.
@@ -61,20 +67,19 @@ def scan_tree(root: Path) -> Tree:
 def _part_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each part; with no split folders, train is the root."""
     names = [entry.name for entry in _folders(root)]
-    splits = [name for name in names if name in _PART_FOLDERS]
-    others = [name for name in names if name not in _PART_FOLDERS]
-    if len(splits) < 2 and (others or splits != ["train"]):
+    splits = {name: _PART_FOLDERS[name.lower()] for name in names if name.lower() in _PART_FOLDERS}
+    others = [name for name in names if name not in splits]
+    if len(splits) < 2 and (others or list(splits.values()) != ["train"]):
         return {"train": root}
     if others:
         raise DatasetError(
             f"{root} holds split folders ({', '.join(splits)}) beside others "
             f"({', '.join(others[:5])}). Keep either split folders or class folders at the top."
         )
-    if "train" not in splits:
+    if "train" not in splits.values():
         raise DatasetError(f"{root} holds {' and '.join(splits)} but no train folder. Add one.")
     parts: dict[str, Path] = {}
-    for name in splits:
-        part = _PART_FOLDERS[name]
+    for name, part in splits.items():
         if part in parts:
             raise DatasetError(
                 f"{root} holds two folders for {part}: {parts[part].name} and {name}. Keep one."

@@ -2,7 +2,7 @@
 
 import os
 
-from bench.environment import list_devices
+from bench.environment import device_class, list_devices
 from bench.errors import UsageError
 
 DEVICE_VARIABLE = "BENCH_DEVICE"
@@ -12,14 +12,18 @@ DEVICE_VARIABLE = "BENCH_DEVICE"
 def choose_devices() -> tuple[str, ...]:
     """Return every GPU this process may use as ``cuda:N``, else ``cpu``; BENCH_DEVICE goes first.
 
+    All are of the first one's kind: costs of different kinds do not belong in one run.
+
     Raises:
         UsageError: BENCH_DEVICE names a device that is not here.
     """
     here = list_devices()
     asked = os.environ.get(DEVICE_VARIABLE, "").strip().lower()
     if not asked:
-        return tuple(device for device in here if device != "cpu") or ("cpu",)
-    chosen = tuple(device for device in here if asked in (device, device.partition(":")[0]))
+        chosen = tuple(device for device in here if device != "cpu") or ("cpu",)
+    else:
+        chosen = tuple(device for device in here if asked in (device, device.partition(":")[0]))
     if not chosen:
         raise UsageError(f"no device {DEVICE_VARIABLE}='{asked}' here. Known: {', '.join(here)}.")
-    return chosen
+    kind = device_class(chosen[0])
+    return tuple(device for device in chosen if device_class(device) == kind)

@@ -3,7 +3,7 @@
 import gc
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -201,12 +201,20 @@ class Store:
             for predictions in record.predictions:
                 _add_predictions(connection, inserted.inserted_primary_key[0], predictions)
 
-    def records(self, suite: str | None = None, run_id: int | None = None) -> list[Record]:
+    def records(
+        self,
+        suite: str | None = None,
+        run_id: int | None = None,
+        *,
+        cells: Iterable[Cell] | None = None,
+    ) -> list[Record]:
         """Return the newest record per cell, in the order they were stored; without predictions.
 
         Args:
             suite: Only this one; None is every suite.
             run_id: Of that run; None is the latest run of each suite.
+            cells: Only records of these; None is whatever a run holds, of cells too that its suite
+                file had earlier.
         """
         table = schema.records
         chosen = [run_id] if run_id is not None else self._latest_run_ids(suite)
@@ -215,7 +223,11 @@ class Store:
             .where(table.c.run_id.in_(chosen))
             .group_by(table.c.run_id, table.c.cell_digest)
         )
-        return self._read(select(table).where(table.c.id.in_(newest)).order_by(table.c.id))
+        found = self._read(select(table).where(table.c.id.in_(newest)).order_by(table.c.id))
+        if cells is None:
+            return found
+        wanted = {_cell_digest(cell) for cell in cells}
+        return [record for record in found if _cell_digest(record.cell) in wanted]
 
     def _latest_run_ids(self, suite: str | None) -> list[int]:
         table = schema.runs
@@ -283,9 +295,19 @@ class Store:
 
     # What a run already holds
 
-    def ok_keys(self, run_id: int, device_class: str) -> frozenset[str]:
-        """Return the keys of a run's `ok` records on that class of device."""
+    def ok_keys(
+        self, run_id: int, device_class: str, *, cell: Cell | None = None
+    ) -> frozenset[str]:
+        """Return the keys of a run's `ok` records on that class of device.
+
+        Args:
+            run_id: Of that run.
+            device_class: See `Environment`.
+            cell: Only records of this cell; None is every cell.
+        """
         query = _ok_of_run(schema.records.c.key, run_id, device_class)
+        if cell is not None:
+            query = query.where(schema.records.c.cell_digest == _cell_digest(cell))
         return frozenset(row.key for row in self._fetch(query) if row.key is not None)
 
     def ok_request_keys(self, run_id: int, device_class: str) -> frozenset[str]:

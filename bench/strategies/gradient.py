@@ -179,7 +179,7 @@ def choose_setting(
     for number, (setting, training) in enumerate(zip(settings, trainings, strict=True)):
         if start is not None:
             restore_tensors(widest, start)
-        _enter(training)
+        _enter(training.trained, training.train_plan)
         report = partial(_report, emit, setting.epochs, (number + 1, len(settings)))
         fit = train_setting(replace(training, report=report), setting)
         points.append(describe_point(spec, setting, fit))
@@ -190,7 +190,7 @@ def choose_setting(
     index, fit = best
     if start is not None:
         restore_tensors(widest, start)
-    _enter(trainings[index])
+    _enter(trainings[index].trained, trainings[index].train_plan)
     restore_tensors(trainings[index].trained, fit.state)
     edge = is_at_grid_edge(spec, settings[index])
     selection = Selection(points=tuple(points), chosen=index, at_grid_edge=edge)
@@ -201,10 +201,10 @@ def _breadth(trained: Trained) -> float:
     return math.inf if trained.stages is None else len(trained.stages)
 
 
-def _enter(training: Training) -> None:
+def _enter(trained: Trained, plan: NumericsPlan) -> None:
     """Make the model ready for a training: gradients and memory format."""
-    training.trained.require_gradients()
-    apply_plan(training.trained.classifier, training.train_plan)
+    trained.require_gradients()
+    apply_plan(trained.classifier, plan)
 
 
 def _report(
@@ -271,9 +271,10 @@ def _all_diverged(spec: TrainingSpec, points: Sequence[GridPoint]) -> str:
 
 
 def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
-    training, device = chosen.training, task.runtime.device
-    trained = training.trained
-    classifier = trained.classifier
+    # What the result's functions name, they keep alive. It is not the training with its feeds:
+    # images held on the device would count in every memory figure taken later.
+    trained, plan, device = chosen.training.trained, chosen.training.train_plan, task.runtime.device
+    classifier, setting = trained.classifier, chosen.setting
 
     def predict(split: Split) -> Tensor:
         apply_plan(classifier, forward)
@@ -282,9 +283,9 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
     def training_step() -> Callable[[Tensor, Tensor], None]:
         # On the model itself: a copy would add its own memory to what is measured. Predictions
         # made after a step come from other weights, so the profile runs last.
-        _enter(training)
+        _enter(trained, plan)
         trained.train()
-        step = TrainStep(trained, chosen.setting, training.train_plan, device)
+        step = TrainStep(trained, setting, plan, device)
 
         def run(inputs: Tensor, labels: Tensor) -> None:
             step(inputs, labels)

@@ -163,16 +163,23 @@ def test_lenient_loads_are_recorded_and_the_recorder_goes_away() -> None:
 def test_the_digest_sees_names_values_types_and_buffers() -> None:
     with seeded(0):
         module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    digests = [weights_digest(module)]
-    assert digests[0] == weights_digest(module)
+    digests = [weights_digest(module, architecture="net")]
+    assert digests[0] == weights_digest(module, architecture="net")
     module[1].running_mean[0] += 1
-    digests.append(weights_digest(module))
+    digests.append(weights_digest(module, architecture="net"))
     with torch.no_grad():
         module[0].weight[0, 0] += 1e-6
-    digests.append(weights_digest(module))
-    digests.append(weights_digest(module.bfloat16()))
-    digests.append(weights_digest(nn.Sequential(*reversed(module))))
+    digests.append(weights_digest(module, architecture="net"))
+    digests.append(weights_digest(module.bfloat16(), architecture="net"))
+    digests.append(weights_digest(nn.Sequential(*reversed(module)), architecture="net"))
     assert len(set(digests)) == len(digests)
+
+
+def test_equal_tensors_in_another_architecture_have_another_digest() -> None:
+    smooth, sharp = (nn.Sequential(nn.Conv2d(3, 3, 3), act) for act in (nn.GELU(), nn.ReLU()))
+    sharp.load_state_dict(smooth.state_dict())
+    digests = {weights_digest(net, architecture="net") for net in (smooth, sharp)}
+    assert len(digests | {weights_digest(sharp, architecture="other")}) == 3
 
 
 class Odd(nn.Module):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from bench.artifacts import ArtifactCache
 from bench.datasets.folder import FolderSource
 from bench.datasets.images import UNREADABLE, decode_image, open_rgb, to_rgb, unreadable_reason
 from bench.datasets.prepare import PreparedData, prepare_data
+from bench.datasets.tree import scan_tree
 from bench.errors import DatasetError
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
@@ -95,6 +97,27 @@ def test_split_folders_are_kept_as_they_are(split_folders: Path, cache: Artifact
     assert all(id_.startswith("valid/") for id_ in data.val.ids)
     assert all(id_.startswith("test/") for id_ in data.test.ids)
     assert data.info.majority_accuracy == 0.1
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Test"), ("training", "testing"), ("TRAIN", "Dev", "test")]
+)
+def test_split_folders_are_known_in_any_case_and_spelling(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name, label in product(names, ("cat", "dog")):
+        folder = tmp_path / name / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+    tree = scan_tree(tmp_path)
+    assert tree.class_names == ("cat", "dog")
+    assert len(tree.files) == len(names)
+
+
+def test_sixteen_bit_netpbm_is_scaled_like_other_sixteen_bit_grey(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + bytes([0x80, 0x00, 0xFF, 0xFF]))
+    with Image.open(tmp_path / "a.pgm") as image:
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [128, 255]
 
 
 def test_a_row_of_the_pool_is_the_image_of_its_id(

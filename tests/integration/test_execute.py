@@ -1,18 +1,20 @@
 """A cell becomes a record: real backbones, data and strategies, without a child process."""
 
+import gc
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import registry
+from bench import measure, registry
 from bench.errors import DatasetError, DivergedError
 from bench.execute import classify_failure, execute
 from bench.interfaces import Task
 from bench.metrics import unpack_predictions
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Job, Limits
+from bench.strategies.feed import ImageFeed
 
 LIMITS = Limits(profile_time="0.2s")
 
@@ -125,6 +127,52 @@ def test_cells_of_one_run_share_features_and_profiles(tmp_path: Path) -> None:
     assert {"profile", "images"} <= set(kinds)
     assert again.standalone_seconds is not None
     assert again.standalone_seconds > again.wall_seconds
+
+
+def test_a_profile_out_of_memory_leaves_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        torch.empty(1 << 52, dtype=torch.uint8)
+
+    # No real model of a test fits in training and then not in inference.
+    monkeypatch.setattr(measure, "profile_inference", exhaust)
+    record = record_of(make_cell(), tmp_path)
+    assert record.status is Status.OK and record.test is not None
+    assert record.infer_profile is None
+    assert record.effective is not None
+    assert any("the profile ran out of memory" in note for note in record.effective.notes)
+
+
+def test_images_held_for_training_are_gone_when_the_profile_runs(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    def count_feeds(progress: Progress) -> None:
+        if progress.phase == "profile":
+            gc.collect()
+            held.append(sum(type(item) is ImageFeed for item in gc.get_objects()))
+
+    job = Job(
+        cell=make_cell("full", backbone=RANDOM_RESNET, image_size=32),
+        run_id=1,
+        run_scope="scope",
+        request_key="request",
+        cache_dir=str(tmp_path),
+        limits=LIMITS,
+    )
+    execute(job, count_feeds)
+    assert held and held[0] == 0
+
+
+def test_equal_weights_in_two_architectures_share_no_profile(tmp_path: Path) -> None:
+    names = ("timm/efficientnet_lite0", "timm/tf_efficientnet_lite0")
+    records = [
+        record_of(make_cell(backbone=BackboneSpec(name=name, weights="random")), tmp_path)
+        for name in names
+    ]
+    assert len({record.key for record in records}) == 2
+    profiles = [use for record in records for use in record.artifacts if use.kind == "profile"]
+    assert len({use.digest for use in profiles}) == 2 and all(use.built for use in profiles)
 
 
 def test_a_strategy_is_given_no_test_split() -> None:

@@ -68,6 +68,7 @@ def test_kills_by_the_kernel_are_read_from_its_counters(tmp_path: Path):
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(devices, "list_devices", lambda: ("cuda:0", "cuda:1", "cpu"))
+    monkeypatch.setattr(devices, "device_class", lambda device: device.partition(":")[0])
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,14 @@ def test_bench_device_decides_among_what_is_here(
 ):
     monkeypatch.setenv("BENCH_DEVICE", asked)
     assert choose_devices() == chosen
+
+
+def test_gpus_of_another_kind_than_the_first_are_left_out(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("BENCH_DEVICE", raising=False)
+    monkeypatch.setattr(devices, "device_class", lambda device: f"kind of {device}")
+    assert choose_devices() == ("cuda:0",)
 
 
 def test_without_a_gpu_cells_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch):

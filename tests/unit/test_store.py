@@ -128,6 +128,18 @@ def test_what_a_run_holds_is_ok_records_on_that_class_of_device(store: Store):
     assert store.ok_keys(run_id + 1, CPU) == frozenset()
 
 
+def test_held_keys_can_be_asked_for_one_cell(store: Store):
+    one, other = make_record(), make_record(seed=1)
+    run_id = _run_with(store, one, other)
+    assert store.ok_keys(run_id, CPU, cell=one.cell) == {one.key}
+
+
+def test_records_can_be_limited_to_the_cells_a_suite_has_now(store: Store):
+    kept, dropped = make_record(), make_record(seed=1)
+    run_id = _run_with(store, kept, dropped)
+    assert [r.cell.seed for r in store.records(run_id=run_id, cells=[kept.cell])] == [0]
+
+
 def test_a_remembered_request_key_counts_while_its_key_is_ok(store: Store):
     ok, failed = make_record(), make_record(seed=1, status=Status.ERROR)
     run_id = _run_with(store, ok, failed)
