@@ -22,7 +22,7 @@ from bench.spec import Numerics
 MIN_GAIN = 0.05
 MAX_WAITING = 0.1
 
-_VERSION = 1
+_VERSION = 2
 _BUDGET_SECONDS = 1.5
 _CALL_SECONDS = 0.08
 _MIN_BATCH = 8

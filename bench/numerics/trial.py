@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.meters import Clock, synchronize
 from bench.numerics.applied import Candidate, Precision, apply_plan, autocast, prepare_inputs
+from bench.record import NumericsPlan
 
 MIN_FEATURE_COSINE = 0.999
 MAX_RELATIVE_ERROR = 2e-2
@@ -136,7 +137,11 @@ class TrainTrial(Trial):
         assert self.labels is not None
         loss = nn.functional.cross_entropy(logits.float(), self.labels)
         scale = _LOSS_SCALE if candidate.precision == "fp16" else 1.0
-        torch.autograd.backward(loss * scale)
+        # As in the step: dtypes follow the forward pass, but TF32 has to be as the plan says. By
+        # default CUDA convolutions use it, also for the gradients of the fp32 reference.
+        tf32 = plan.precision == "tf32"
+        with autocast(NumericsPlan(precision="tf32" if tf32 else "fp32"), self.device):
+            torch.autograd.backward(loss * scale)
         weights = (weight for weight in self.module.parameters() if weight.requires_grad)
         gradients = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
         return (loss.detach(), *(gradient / scale for gradient in gradients))

@@ -19,6 +19,7 @@ from bench.numerics import (
 )
 from bench.numerics.applied import Candidate
 from bench.numerics.choice import candidates, choose
+from bench.numerics.trial import TrainTrial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 
@@ -311,3 +312,23 @@ def test_a_large_batch_is_timed_on_a_part_of_it(runtime, tmp_path: Path):
 
     plan_forward(Slow(), torch.randn(50_000, 6), runtime, key={})
     assert 8 <= max(Slow.sizes) < 50_000
+
+
+@pytest.mark.parametrize(("precision", "kernels"), [("fp32", "ieee"), ("tf32", "tf32")])
+def test_a_trials_backward_pass_uses_tf32_only_where_its_candidate_does(precision, kernels):
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, inputs):
+            outputs = super().forward(inputs)
+            conv = torch.backends.cudnn.conv
+            outputs.register_hook(lambda gradient: seen.append(conv.fp32_precision))
+            return outputs
+
+    trial = TrainTrial(Watched(4, 3), torch.randn(8, 4), CPU, torch.arange(8) % 3)
+    # The flags belong to CUDA but can be read anywhere; the arithmetic stays where the tensors are.
+    trial.device = torch.device("cuda")
+    before = torch.backends.cudnn.conv.fp32_precision
+    trial.outcome(Candidate(precision, "contiguous"))
+    assert seen == [kernels]
+    assert torch.backends.cudnn.conv.fp32_precision == before
