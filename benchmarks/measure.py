@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_POLL_SECONDS = 0.005
+
 QUICK = os.environ.get("BENCH_QUICK") == "1"
 """Tiny sizes that only show that a benchmark runs; results are kept apart and never published."""
 
@@ -97,6 +99,17 @@ def run_process(command: list[str], *, environ: Mapping[str, str], log: Path) ->
             (os.POSIX_SPAWN_DUP2, file.fileno(), 2),
         ]
         pid = os.posix_spawn(command[0], command, {**os.environ, **environ}, file_actions=actions)
-        _, status, usage = os.wait4(pid, 0)
+        ended, peak = 0, 0
+        while not ended:
+            # The kernel's own maximum (ru_maxrss) would begin with what this process holds.
+            peak = max(peak, _high_water_bytes(pid))
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
+            time.sleep(_POLL_SECONDS)
     timing = Timing(time.perf_counter() - began, usage.ru_utime + usage.ru_stime)
-    return Ended(os.waitstatus_to_exitcode(status), timing, usage.ru_maxrss * 1024)
+    return Ended(os.waitstatus_to_exitcode(status), timing, peak)
+
+
+def _high_water_bytes(pid: int) -> int:
+    """Return the most a process has been resident with, 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
