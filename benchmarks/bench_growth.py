@@ -51,7 +51,10 @@ def test_commands_stay_quick_over_ten_thousand_records(claim, tmp_path) -> None:
             ended = _bench(arguments, tmp_path)
             setting = f"{_NUM_RECORDS:,} records of {_NUM_RECORDS // _SEEDS:,} rows"
             wall = ended.timing.wall_seconds
-            memory = f"peak memory {ended.peak_bytes / _MIB:.0f} MiB"
+            memory = (
+                f"peak memory {ended.peak_bytes / _MIB:.0f} MiB, "
+                f"{ended.timing.cpu_seconds:.1f} s of CPU"
+            )
             rows.append(
                 Row(
                     "6", f"bench {command}", setting, wall, at_most(_SECONDS_EACH), "s", note=memory

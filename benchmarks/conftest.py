@@ -1,5 +1,6 @@
 """Settings of every benchmark: their time limit, warnings of peers, and where results go."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def claim(benchmark, request) -> Callable[[Callable[[], list[Row]]], list[Row]]:
     def run(measure: Callable[[], list[Row]]) -> list[Row]:
         rows: list[Row] = benchmark.pedantic(measure, rounds=1, iterations=1)
         name = f"{request.path.stem.removeprefix('bench_')}-{request.node.name}"
-        save(name, rows)
+        save(re.sub(r"[^\w.-]+", "-", name).strip("-"), rows)
         benchmark.extra_info["ratios"] = {row.label: row.ratio for row in rows}
         missed = unmet(rows)
         assert not missed, "\n".join(missed)
