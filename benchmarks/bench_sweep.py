@@ -28,7 +28,7 @@ from benchmarks.results import Row, at_least, at_most, compare
 
 _ROOT = Path(__file__).parent.parent
 _SECONDS_BEFORE = 247.0
-"""suites/vision.yaml from an empty cache at revision 9bd2935: no prefix cache yet; 2-core AMD EPYC."""
+"""suites/vision.yaml from an empty cache at revision 9bd2935, on 2 cores of an AMD EPYC."""
 
 _PROBE_EPOCHS = 10
 # What the second cell of a backbone pays for that any way to do it would.
