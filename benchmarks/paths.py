@@ -28,3 +28,8 @@ def plain() -> Iterator[None]:
         yield
     finally:
         prefix.BUDGET_BYTES = budget
+
+
+def is_plain() -> bool:
+    """Return whether the plain path is asked for now."""
+    return has_prefix_cache() and import_module(_PREFIX).BUDGET_BYTES == 0

@@ -56,8 +56,11 @@ class BenchRuntime:
     def phase(self, name: str) -> Iterator[None]:
         """Add to the phase's wall seconds; phases inside it count too."""
         began = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def forget(self, *kinds: str) -> None:
         """Drop artifacts of the run by kind, as a new run would; numerics plans stay known."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bench.environment import package_versions
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Runtime, Split
 from bench.numerics import apply_plan, autocast, plan_forward, prepare_inputs
@@ -61,16 +62,7 @@ def extract_features(
     plan = plan or plan_features(backbone, split, runtime)
     array = runtime.cache.rows(
         "features",
-        {
-            "backbone": backbone.info.name,
-            "weights": backbone.info.weights_digest,
-            "pool": split.pool.digest,
-            "preprocessing": backbone.preprocessing.model_dump(mode="json"),
-            "precision": plan.precision,
-            "memory_format": plan.memory_format,
-            "device": runtime.device.type,
-            "torch": torch.__version__,
-        },
+        pass_key(backbone, split, plan, runtime.device),
         shape=(len(split.pool), backbone.info.feature_dim),
         dtype="float32",
         run_bound=True,
@@ -80,6 +72,22 @@ def extract_features(
         features = torch.from_numpy(array.read(split.rows))
     _check_finite(features, backbone, split)
     return features
+
+
+def pass_key(
+    backbone: Backbone, split: Split, plan: NumericsPlan, device: torch.device
+) -> dict[str, Any]:
+    """Return what names one forward pass over a pool: all that can change what it computes."""
+    return {
+        "backbone": backbone.info.name,
+        "weights": backbone.info.weights_digest,
+        "pool": split.pool.digest,
+        "preprocessing": backbone.preprocessing.model_dump(mode="json"),
+        "precision": plan.precision,
+        "memory_format": plan.memory_format,
+        "device": device.type,
+        "packages": package_versions(),
+    }
 
 
 def count_constant(features: Tensor, backbone: Backbone) -> int:

@@ -112,14 +112,26 @@ class ImageFeed:
             yield Batch(normalise(shown, self._preprocessing), batch_labels)
 
     def _stream(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead: deque[Future[Tensor]] = deque()
-            for part in parts:
-                ahead.append(reader.submit(load_batch, self._split, part.numpy(), self._device))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
+        return read_ahead(parts, lambda part: load_batch(self._split, part.numpy(), self._device))
+
+
+def read_ahead(parts: Sequence[Tensor], read: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """Yield what a thread reads for each part, a few parts ahead of the consumer."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead: deque[Future[Tensor]] = deque()
+        for part in parts:
+            ahead.append(reader.submit(read, part))
+            if len(ahead) > _AHEAD:
                 yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def fits_resident(num_bytes: int, device: torch.device) -> bool:
+    """Return whether data may be held on the device: 1 GiB of a host, 40% of what a GPU has."""
+    if device.type == "cuda":
+        return num_bytes <= int(DEVICE_BUDGET_FRACTION * torch.cuda.mem_get_info(device)[0])
+    return num_bytes <= HOST_BUDGET_BYTES
 
 
 def load_resident(split: Split, device: torch.device) -> Tensor | None:
@@ -129,11 +141,7 @@ def load_resident(split: Split, device: torch.device) -> Tensor | None:
     """
     first = load_batch(split, slice(0, 1), device)
     num_bytes = first.numel() * len(split)
-    if device.type == "cuda":
-        budget = int(DEVICE_BUDGET_FRACTION * torch.cuda.mem_get_info(device)[0])
-    else:
-        budget = HOST_BUDGET_BYTES
-    if num_bytes > budget:
+    if not fits_resident(num_bytes, device):
         return None
     images = torch.empty((len(split), *first.shape[1:]), dtype=torch.uint8, device=device)
     for start in range(0, len(split), _CHUNK):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from bench.interfaces import Adapted, Split, Stage, Task
 from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
 from bench.spec import TrainingSpec
-from bench.strategies.feed import ImageFeed
+from bench.strategies.feed import Feed, ImageFeed
 from bench.strategies.freeze import Trained, all_tensors, check_frozen, digest_tensors
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.loop import (
@@ -33,6 +33,7 @@ from bench.strategies.loop import (
     restore_tensors,
     train_setting,
 )
+from bench.strategies.prefix import PlainPath, cache_prefix
 from bench.strategies.schedule import fixed
 
 NO_VAL = "no val split: every epoch was trained and the last one kept"
@@ -79,7 +80,10 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, stages_of: StagesOf) -> Ad
     trainings = _prepare_trainings(task, spec, classifier, stages, forward)
     with task.runtime.phase("train"):
         chosen = choose_setting(spec, trainings, task.runtime.emit)
-    check_frozen(before, chosen.training.trained)
+    # What is deployed and profiled is the plain model, on the same tensors.
+    plain = Trained(classifier, chosen.training.trained.stages)
+    chosen = replace(chosen, training=replace(chosen.training, trained=plain))
+    check_frozen(before, plain)
     return _assemble(task, forward, chosen)
 
 
@@ -134,28 +138,67 @@ def _prepare_trainings(
     forward: NumericsPlan,
 ) -> list[Training]:
     """Return a training per setting; they share data, and numerics where the same stages train."""
-
-    def hold(split: Split) -> ImageFeed:
-        return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=True)
-
-    with task.runtime.phase("decode"):
-        train, val = hold(task.train), None if task.val is None else hold(task.val)
+    images = _Images(task)
     by_stages: dict[tuple[Stage, ...] | None, Training] = {}
     for part in stages:
-        if part in by_stages:
-            continue
-        trained = Trained(classifier, part)
-        plan = _plan_train(task, spec, trained)
-        by_stages[part] = Training(
-            trained=trained,
-            train=train,
-            val=val,
-            train_plan=plan,
-            val_plan=forward.model_copy(update={"memory_format": plan.memory_format}),
-            device=task.runtime.device,
-            seed=task.seed,
-        )
+        if part not in by_stages:
+            trained = Trained(classifier, part)
+            plan = _plan_train(task, spec, trained)
+            val_plan = forward.model_copy(update={"memory_format": plan.memory_format})
+            by_stages[part] = _prepare(task, spec, images, (trained, plan, val_plan))
     return [by_stages[part] for part in stages]
+
+
+class _Images:
+    """Images of train and val, held for training from the first time they are asked for."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    @cached_property
+    def feeds(self) -> tuple[ImageFeed, ImageFeed | None]:
+        task = self._task
+
+        def hold(split: Split) -> ImageFeed:
+            return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=True)
+
+        with task.runtime.phase("decode"):
+            return hold(task.train), None if task.val is None else hold(task.val)
+
+
+def _prepare(
+    task: Task,
+    spec: TrainingSpec,
+    images: _Images,
+    model: tuple[Trained, NumericsPlan, NumericsPlan],
+) -> Training:
+    """Return a training from cached activations where a prefix is frozen, else from images."""
+    trained, plan, val_plan = model
+    train: Feed
+    val: Feed | None
+    notes: tuple[str, ...] = ()
+    try:
+        if trained.stages is None:
+            train, val = images.feeds
+        elif spec.augmentation != "none":
+            raise PlainPath("images are augmented")
+        else:
+            apply_plan(trained.classifier, plan)
+            cached = cache_prefix(task, trained, plan, val_plan)
+            trained, train, val = cached.trained, cached.train, cached.val
+    except PlainPath as reason:
+        train, val = images.feeds
+        notes = (f"frozen prefix run in every epoch: {reason}",)
+    return Training(
+        trained=trained,
+        train=train,
+        val=val,
+        train_plan=plan,
+        val_plan=val_plan,
+        device=task.runtime.device,
+        seed=task.seed,
+        notes=notes,
+    )
 
 
 def choose_setting(
@@ -307,7 +350,7 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
 def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Effective:
     requested = fixed(chosen.setting.batch_size)
     used = min(requested, len(task.train))
-    notes = [] if task.val is not None else [NO_VAL]
+    notes = [*chosen.training.notes] if task.val is not None else [*chosen.training.notes, NO_VAL]
     if used < requested:
         notes.append(f"batch size {used} in place of {requested}: train has no more examples")
     points = chosen.selection.points

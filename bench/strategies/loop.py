@@ -39,6 +39,7 @@ class Training:
         val_plan: Numerics of the forward passes over val, in the memory format of `train_plan`.
         seed: Draws order, augmentation and dropout, the same for every setting.
         report: Called after each epoch with its number and val accuracy.
+        notes: Why a path was taken, for the record.
     """
 
     trained: Trained
@@ -49,6 +50,7 @@ class Training:
     device: torch.device
     seed: int
     report: Callable[[int, float | None], None] = lambda epoch, accuracy: None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
