@@ -14,8 +14,8 @@ from statistics import median
 from bench import registry
 from bench.digests import digest_value, stamp_files
 from bench.interfaces import Located, Missing
-from bench.record import Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec
+from bench.summary import RecordSummary, Status
 
 _KEY_VERSION = 1
 _PACKAGES = (
@@ -51,7 +51,7 @@ def survey_cells(
     cells: Sequence[Cell],
     *,
     ok_request_keys: Collection[str] = frozenset(),
-    records: Iterable[Record] = (),
+    records: Iterable[RecordSummary] = (),
 ) -> tuple[CellSurvey, ...]:
     """Return what is known of each cell, in order.
 
@@ -166,7 +166,7 @@ def _version(package: str) -> str | None:
 class _Estimates:
     """Wall seconds of earlier cells, by what makes cells alike, closest likeness first."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[RecordSummary]) -> None:
         seconds: Mapping[tuple[str, ...], list[float]] = defaultdict(list)
         for record in records:
             if record.status is Status.OK:

@@ -69,7 +69,7 @@ def _place_rows(cache_dir: Path) -> list[tuple[str, str]]:
 
 
 def _store_name() -> str:
-    from bench.store.database import DEFAULT_STORE
+    from bench.store.opening import DEFAULT_STORE
 
     return os.environ.get("BENCH_STORE") or DEFAULT_STORE
 

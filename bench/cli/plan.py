@@ -67,7 +67,7 @@ def _survey(cells: "Sequence[Cell]", suite: str, url: str | None) -> "tuple[Cell
     with store:
         run = store.latest_run(suite)
         held = store.ok_request_keys(run.id, device_class(choose_devices()[0])) if run else ()
-        return survey_cells(cells, ok_request_keys=held, records=store.records())
+        return survey_cells(cells, ok_request_keys=held, records=store.summaries())
 
 
 def _row(survey: "CellSurvey", blocking: "Sequence[Missing]") -> tuple[str, ...]:

@@ -22,5 +22,5 @@ def report(
             opened.check_suite(suite)
         for name in [suite] if suite is not None else opened.suites():
             command = f"bench run suites/{name}.yaml"
-            path = write_report(opened.records(name), output / name, suite=name, command=command)
+            path = write_report(opened.summaries(name), output / name, suite=name, command=command)
             print(path)

@@ -12,8 +12,8 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.record import Record
     from bench.store import Store
+    from bench.summary import RecordSummary
     from bench.survey import CellSurvey
     from bench.sweep import SweepOptions, SweepResult
 
@@ -55,13 +55,13 @@ def run(
     planned = plan_cells(loaded)
     cells = select_cells(planned, only=only, seeds=chosen_seeds)
     with open_store(store) as opened:
-        surveys = survey_cells(cells, records=opened.records(loaded.name))
+        surveys = survey_cells(cells, records=opened.summaries(loaded.name))
         _stop_if_missing(surveys)
         options = SweepOptions(
             new=new, limits=loaded.limits, project_dir=str(suite.resolve().parent)
         )
         result = _sweep(surveys, opened, options, jobs)
-        records = opened.records(run_id=result.run.id, cells=planned)
+        records = opened.summaries(run_id=result.run.id, cells=planned)
     _print_table(records)
     _print_ending(result)
     _write_report(records, suite, loaded.name, report)
@@ -105,7 +105,7 @@ def _sweep(
         return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
 
 
-def _print_table(records: "Sequence[Record]") -> None:
+def _print_table(records: "Sequence[RecordSummary]") -> None:
     from bench.tables import failed_cells, summarise
     from bench.tables.terminal import terminal_text
 
@@ -116,7 +116,7 @@ def _print_table(records: "Sequence[Record]") -> None:
 
 
 def _write_report(
-    records: "Sequence[Record]", suite_file: Path, suite: str, directory: Path
+    records: "Sequence[RecordSummary]", suite_file: Path, suite: str, directory: Path
 ) -> None:
     from bench.report import write_report
 

@@ -17,11 +17,11 @@ def table(
     store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
 ) -> None:
     """Print the results: quality with its interval, speed, memory, time."""
-    from bench.store import load_records
+    from bench.store import load_summaries
     from bench.tables import failed_cells, format_for, render, summarise, write_output
     from bench.tables.terminal import terminal_text
 
-    records = load_records(suite, url=store)
+    records = load_summaries(suite, url=store)
     rows = summarise(records)
     chosen = format_for(form, output)
     if output is not None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.record import Record
 from bench.report.axes import Axis, Tick, linear_axis, log_axis, robust_floor
 from bench.report.findings import accuracy, is_plain
+from bench.summary import RecordSummary
 from bench.tables import scale
 from bench.tables.rows import Row
 
@@ -265,7 +265,7 @@ class Curve:
     dataset: str
     strategy: str
     backbone: str
-    record: Record
+    record: RecordSummary
 
 
 def curve_panel(title: str, curves: Sequence[Curve], backbones: Sequence[str]) -> Panel | None:
@@ -307,5 +307,5 @@ def curve_panel(title: str, curves: Sequence[Curve], backbones: Sequence[str]) -
     )
 
 
-def _points(record: Record) -> list[tuple[int, float]]:
+def _points(record: RecordSummary) -> list[tuple[int, float]]:
     return [(p.epoch, p.val_accuracy) for p in record.curve if p.val_accuracy is not None]

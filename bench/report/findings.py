@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.record import Record
+from bench.summary import RecordSummary
 from bench.tables.ranking import Ranking, rank
 from bench.tables.rows import Row
 from bench.tables.scale import percent, points
@@ -191,7 +191,7 @@ def _gain(row: Row, base: Row) -> Gain:
     return Gain(accuracy(row) - accuracy(base), clear=_apart(row, base))
 
 
-def caveats(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
+def caveats(records: Sequence[RecordSummary], rows: Sequence[Row]) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
     found = [*_selection_caveats(records), *_data_caveats(records)]
     if len({row.device for row in rows if row.device}) > 1:
@@ -208,7 +208,7 @@ def caveats(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _selection_caveats(records: Sequence[Record]) -> list[str]:
+def _selection_caveats(records: Sequence[RecordSummary]) -> list[str]:
     chosen = [record.selection for record in records if record.selection is not None]
     at_edge = sum(bool(selection.at_grid_edge) for selection in chosen)
     loose = sum(selection.converged is False for selection in chosen)
@@ -222,7 +222,7 @@ def _selection_caveats(records: Sequence[Record]) -> list[str]:
     return found
 
 
-def _data_caveats(records: Sequence[Record]) -> list[str]:
+def _data_caveats(records: Sequence[RecordSummary]) -> list[str]:
     duplicates: dict[str, int] = {}
     corrupt: dict[str, int] = {}
     for record in records:

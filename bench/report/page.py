@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.record import Record, Status
 from bench.report import charts
 from bench.report.axes import Axis, linear_axis, robust_floor
 from bench.report.columns import COLUMNS
@@ -23,6 +22,7 @@ from bench.report.findings import (
     strategy_gains,
     winners,
 )
+from bench.summary import RecordSummary, Status
 from bench.tables import scale
 from bench.tables.labels import label_cells
 from bench.tables.ranking import best_rows
@@ -69,7 +69,7 @@ class TableRow:
 
 
 def write_report(
-    records: Sequence[Record],
+    records: Sequence[RecordSummary],
     directory: Path,
     *,
     suite: str,
@@ -108,7 +108,7 @@ def write_report(
 
 
 def render_page(
-    records: Sequence[Record], *, suite: str, command: str, notes: Sequence[str] = ()
+    records: Sequence[RecordSummary], *, suite: str, command: str, notes: Sequence[str] = ()
 ) -> str:
     """Return the page's HTML; see `write_report`."""
     # jinja2 costs a tenth of a second that a finished suite need not pay.
@@ -124,7 +124,7 @@ def render_page(
     return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
 
 
-def _context(records: Sequence[Record], notes: list[str]) -> dict[str, Any]:
+def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, Any]:
     from markupsafe import Markup
 
     rows = summarise(records)
@@ -186,7 +186,7 @@ def _strategy_order(row: Row) -> tuple[int, str]:
     return (place, row.strategy)
 
 
-def _span(records: Sequence[Record]) -> str:
+def _span(records: Sequence[RecordSummary]) -> str:
     moments = sorted(record.started_at.astimezone(UTC) for record in records)
     first, last = moments[0], moments[-1]
     if first.date() == last.date():
@@ -266,7 +266,7 @@ def _widest_gain(lines: Sequence[GainLine]) -> float:
     return max(gains, default=0.0) or 1.0
 
 
-def _curves(records: Sequence[Record]) -> tuple[list[str], list[charts.Panel]]:
+def _curves(records: Sequence[RecordSummary]) -> tuple[list[str], list[charts.Panel]]:
     names = label_cells(record.cell for record in records)
     curves = [
         charts.Curve(name.dataset, name.strategy, name.backbone, record)
@@ -281,7 +281,7 @@ def _curves(records: Sequence[Record]) -> tuple[list[str], list[charts.Panel]]:
     return backbones, [panel for panel in panels if panel is not None]
 
 
-def _environments(records: Sequence[Record]) -> list[dict[str, str]]:
+def _environments(records: Sequence[RecordSummary]) -> list[dict[str, str]]:
     """Return each distinct environment as label -> text."""
     known: list[dict[str, str]] = []
     for record in records:

@@ -5,6 +5,7 @@ Examples:
     ...     records = store.records("vision")
 """
 
-from bench.store.database import RunInfo, Store, load_records, open_store
+from bench.store.database import RunInfo, Store
+from bench.store.opening import load_records, load_summaries, open_store
 
-__all__ = ["RunInfo", "Store", "load_records", "open_store"]
+__all__ = ["RunInfo", "Store", "load_records", "load_summaries", "open_store"]

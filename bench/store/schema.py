@@ -1,6 +1,6 @@
 """The tables of the database and how their layout moves forward; knows no record's fields."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bench.errors import StoreError
 
-LAYOUT_VERSION = 1
-LAYOUT_MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
-"""Version -> statements that lead from it to the next one."""
+LAYOUT_VERSION = 2
+
+Step = str | Callable[[Connection], None]
+"""Of a migration: a statement, or a function where the new content has to be computed."""
 
 BUSY_SECONDS = 30
 """How long a writer waits for another one before it says that the database is locked."""
@@ -69,6 +70,13 @@ records = Table(
     Index("records_of_cell", "run_id", "cell_digest"),
     Index("records_by_key", "key"),
     Index("records_by_request_key", "request_key"),
+)
+
+summaries = Table(
+    "summaries",
+    METADATA,
+    Column("record_id", ForeignKey("records.id"), primary_key=True),
+    Column("body", Text, nullable=False),
 )
 
 prediction_ids = Table(
@@ -160,8 +168,12 @@ def is_prepared(engine: Engine) -> bool:
     return inspect(engine).has_table(layout.name)
 
 
-def prepare(engine: Engine) -> None:
+def prepare(engine: Engine, migrations: Mapping[int, tuple[Step, ...]]) -> None:
     """Make the tables that are missing and move an older layout forward.
+
+    Args:
+        engine: The database.
+        migrations: Version -> steps that lead from it to the next one.
 
     Raises:
         StoreError: The layout is of a newer version than this one knows.
@@ -176,7 +188,7 @@ def prepare(engine: Engine) -> None:
             f"{LAYOUT_VERSION}. Upgrade: pip install -U transfer-bench"
         )
     if version < LAYOUT_VERSION:
-        migrate(engine, version, LAYOUT_MIGRATIONS, LAYOUT_VERSION)
+        migrate(engine, migrations, LAYOUT_VERSION)
 
 
 def _create_tables(engine: Engine) -> None:
@@ -193,22 +205,30 @@ def _create_tables(engine: Engine) -> None:
             connection.execute(insert(layout).values(version=LAYOUT_VERSION))
 
 
-def migrate(
-    engine: Engine, version: int, migrations: Mapping[int, tuple[str, ...]], target: int
-) -> None:
-    """Lead the layout from one version to another, all steps or none.
+def migrate(engine: Engine, migrations: Mapping[int, tuple[Step, ...]], target: int) -> None:
+    """Lead the layout from the version it has to another, all steps or none.
+
+    Nothing happens where another process has just done so.
 
     Args:
         engine: The database.
-        version: The layout it has.
-        migrations: Version -> statements that lead from it to the next one.
+        migrations: Version -> steps that lead from it to the next one.
         target: The layout it shall have.
     """
     with engine.begin() as connection:
-        for step in range(version, target):
-            for statement in migrations[step]:
-                connection.exec_driver_sql(statement)
-        connection.execute(update(layout).values(version=target))
+        if engine.dialect.name == "sqlite":
+            # The driver begins a transaction at the first row that is written, which would leave
+            # new tables outside of it and two processes side by side.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        version = connection.execute(select(layout.c.version).with_for_update()).scalar_one()
+        for number in range(version, target):
+            for step in migrations[number]:
+                if isinstance(step, str):
+                    connection.exec_driver_sql(step)
+                else:
+                    step(connection)
+        if version < target:
+            connection.execute(update(layout).values(version=target))
 
 
 def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.record import Status
+from bench.summary import Status
 from bench.tables.rows import Row
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
-from bench.record import Latency, Memory, Record, Scores, Status
 from bench.stats import accuracy_interval
+from bench.summary import Latency, Memory, RecordSummary, ScoreSummary, Status
 from bench.tables.labels import Labels, label_cells
 
 KEY_DIGITS = 12
@@ -114,7 +114,7 @@ class FailedCell:
     key: str
 
 
-def summarise(records: Iterable[Record]) -> list[Row]:
+def summarise(records: Iterable[RecordSummary]) -> list[Row]:
     """Return one row per run and backbone x dataset x strategy, by dataset, best accuracy first.
 
     Two strategies of one name, or two variants of a backbone or dataset, are two rows; their
@@ -125,7 +125,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     """
     known = list(records)
     labels = label_cells(record.cell for record in known)
-    groups: dict[tuple[int, str, Labels], list[Record]] = {}
+    groups: dict[tuple[int, str, Labels], list[RecordSummary]] = {}
     for record, names in zip(known, labels, strict=True):
         group = (record.run_id, record.cell.suite, names)
         groups.setdefault(group, []).append(record)
@@ -138,7 +138,7 @@ def _order(row: Row) -> tuple[str, int, str, float, str, str]:
     return (row.suite, row.run_id, row.dataset, -accuracy, row.backbone, row.strategy)
 
 
-def failed_cells(records: Iterable[Record]) -> list[FailedCell]:
+def failed_cells(records: Iterable[RecordSummary]) -> list[FailedCell]:
     """Return the cells that are not `ok`, in the order given."""
     known = list(records)
     labels = label_cells(record.cell for record in known)
@@ -149,7 +149,7 @@ def failed_cells(records: Iterable[Record]) -> list[FailedCell]:
     ]
 
 
-def _failed_cell(record: Record, names: Labels) -> FailedCell:
+def _failed_cell(record: RecordSummary, names: Labels) -> FailedCell:
     failure = record.failure
     return FailedCell(
         backbone=names.backbone,
@@ -164,11 +164,11 @@ def _failed_cell(record: Record, names: Labels) -> FailedCell:
     )
 
 
-def _key_of(record: Record) -> str:
+def _key_of(record: RecordSummary) -> str:
     return (record.key or record.request_key)[:KEY_DIGITS]
 
 
-def _row(names: Labels, group: Sequence[Record]) -> Row:
+def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
     first = group[0]
     ok = [record for record in group if record.status == Status.OK]
     shown = ok or list(group)
@@ -198,35 +198,35 @@ def _row(names: Labels, group: Sequence[Record]) -> Row:
     )
 
 
-def _worst_status(group: Sequence[Record]) -> str:
+def _worst_status(group: Sequence[RecordSummary]) -> str:
     statuses = {record.status for record in group}
     return next((status.value for status in _SEVERITY if status in statuses), Status.OK.value)
 
 
-def _device_class(record: Record) -> str | None:
+def _device_class(record: RecordSummary) -> str | None:
     return record.environment.device_class if record.environment else None
 
 
-def _device_name(record: Record) -> str | None:
+def _device_name(record: RecordSummary) -> str | None:
     return record.environment.device_name if record.environment else None
 
 
-def _versions(record: Record) -> str | None:
+def _versions(record: RecordSummary) -> str | None:
     if record.environment is None:
         return None
     packages = record.environment.packages
     return ", ".join(f"{name} {packages[name]}" for name in sorted(packages))
 
 
-def _measured_at(group: Sequence[Record]) -> str:
+def _measured_at(group: Sequence[RecordSummary]) -> str:
     newest: datetime = max(record.started_at for record in group)
     return newest.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _quality(ok: Sequence[Record]) -> _Columns:
+def _quality(ok: Sequence[RecordSummary]) -> _Columns:
     tests = [record.test for record in ok if record.test is not None]
 
-    def mean(value: Callable[[Scores], float | None]) -> float | None:
+    def mean(value: Callable[[ScoreSummary], float | None]) -> float | None:
         return _mean(value(test) for test in tests)
 
     scores: _Columns = {
@@ -249,7 +249,7 @@ def _quality(ok: Sequence[Record]) -> _Columns:
     return scores
 
 
-def _train_costs(ok: Sequence[Record]) -> _Columns:
+def _train_costs(ok: Sequence[RecordSummary]) -> _Columns:
     profiles = [record.train_profile for record in ok if record.train_profile is not None]
     sizes = {profile.batch_size for profile in profiles}
     rates = [profile.examples_per_second for profile in profiles]
@@ -262,7 +262,7 @@ def _train_costs(ok: Sequence[Record]) -> _Columns:
     }
 
 
-def _infer_costs(ok: Sequence[Record]) -> _Columns:
+def _infer_costs(ok: Sequence[RecordSummary]) -> _Columns:
     profiles = [record.infer_profile for record in ok if record.infer_profile is not None]
     single = [latency for profile in profiles for latency in _of_one(profile.latencies)]
     whole = [profile.end_to_end for profile in profiles if profile.end_to_end is not None]
@@ -297,7 +297,7 @@ def _memory_kind(memories: Sequence[Memory]) -> MemoryKind | None:
     return "host" if any(memory.host_bytes is not None for memory in memories) else None
 
 
-def _cell_costs(ok: Sequence[Record]) -> _Columns:
+def _cell_costs(ok: Sequence[RecordSummary]) -> _Columns:
     plans = [record.effective.forward for record in ok if record.effective]
     return {
         "precision": _joined(plan.precision for plan in plans if plan),

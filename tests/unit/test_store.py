@@ -1,22 +1,27 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from time import process_time
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from bench import Record, load_records, open_store
 from bench.errors import StoreError, SuiteLockedError, UsageError
 from bench.record import Status
-from bench.store import Store
+from bench.report import write_report
+from bench.store import Store, load_summaries
 from bench.store.schema import LAYOUT_VERSION, migrate, parse_url
-from bench.store.versions import dump_record, read_record, upgrade
-from bench.tables import summarise
-from tests.records import CPU, make_record, vision_records
+from bench.store.versions import dump_record, dump_summary, read_record, read_summary, upgrade
+from bench.summary import RecordSummary
+from bench.tables import failed_cells, summarise
+from tests.records import CPU, failed_records, make_record, vision_records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -251,20 +256,120 @@ def test_a_failed_write_leaves_no_half_record(store: Store):
 def test_a_database_of_a_newer_layout_is_refused(path: Path, store: Store):
     with store._engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE bench_layout SET version={LAYOUT_VERSION + 1}")
-    with pytest.raises(StoreError, match=r"has layout 2, this version of bench knows up to 1"):
+    with pytest.raises(StoreError, match=r"has layout 3, this version of bench knows up to 2"):
         open_store(str(path))
 
 
 def test_an_older_layout_is_led_forward_step_by_step(store: Store):
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE runs SET two = one || '!'")
+
     steps = {
-        LAYOUT_VERSION: ("ALTER TABLE runs ADD COLUMN one TEXT",),
-        LAYOUT_VERSION + 1: ("ALTER TABLE runs ADD COLUMN two TEXT",),
+        LAYOUT_VERSION: ("ALTER TABLE runs ADD COLUMN one TEXT DEFAULT 'x'",),
+        LAYOUT_VERSION + 1: ("ALTER TABLE runs ADD COLUMN two TEXT", fill),
     }
-    migrate(store._engine, LAYOUT_VERSION, steps, LAYOUT_VERSION + 2)
+    store.start_run("vision")
+    for _ in range(2):  # The second time another process has done it.
+        migrate(store._engine, steps, LAYOUT_VERSION + 2)
     with store._engine.connect() as connection:
-        connection.exec_driver_sql("SELECT one, two FROM runs")
-        version = connection.exec_driver_sql("SELECT version FROM bench_layout").scalar()
-    assert version == LAYOUT_VERSION + 2
+        assert connection.exec_driver_sql("SELECT two FROM runs").scalar() == "x!"
+    assert _layout_of(store) == LAYOUT_VERSION + 2
+
+
+def test_a_migration_that_fails_half_way_leaves_the_old_layout(store: Store):
+    steps = {LAYOUT_VERSION: ("ALTER TABLE runs ADD COLUMN one TEXT", "SELECT absent FROM runs")}
+    with pytest.raises(OperationalError, match="no such column: absent"):
+        migrate(store._engine, steps, LAYOUT_VERSION + 1)
+    assert _layout_of(store) == LAYOUT_VERSION
+    assert "one" not in {column["name"] for column in inspect(store._engine).get_columns("runs")}
+
+
+def _layout_of(store: Store) -> int:
+    with store._engine.connect() as connection:
+        return connection.exec_driver_sql("SELECT version FROM bench_layout").scalar_one()
+
+
+def _write_layout_1(path: Path, *bodies: str) -> None:
+    """Make a database as the first version of bench did, with these records in one run."""
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((GOLDEN / "layout_1.sql").read_text())
+        for number, body in enumerate(bodies):
+            database.execute(
+                "INSERT INTO records (run_id, cell_digest, request_key, device_class, status, "
+                "started_at, version, body) VALUES (1, ?, ?, '', 'ok', '', 1, ?)",
+                (f"cell {number}", f"request {number}", body),
+            )
+        database.commit()
+
+
+def test_a_database_of_the_first_layout_is_led_forward_with_its_records(path: Path):
+    bodies = [(GOLDEN / "record_v1.json").read_text(), dump_record(make_record())]
+    _write_layout_1(path, *bodies)
+    with open_store(str(path), create=False) as store:
+        assert _layout_of(store) == LAYOUT_VERSION
+        with store._engine.connect() as connection:
+            short = connection.exec_driver_sql("SELECT body FROM summaries ORDER BY 1").scalars()
+            assert sorted(short) == sorted(dump_summary(read_record(body)) for body in bodies)
+        assert summarise(store.summaries("vision")) == summarise(map(read_record, bodies))
+        assert [dump_record(record) for record in store.records()][1] == bodies[1]
+        store.add(make_record(seed=1, run_id=1))
+        assert len(store.summaries()) == 3
+
+
+def test_an_unreadable_record_does_not_stop_a_migration_but_whoever_reads_it(path: Path):
+    _write_layout_1(path, dump_record(make_record()), "{}")
+    with open_store(str(path)) as store:
+        with pytest.raises(StoreError, match="a stored record of version 1 cannot be read: key"):
+            store.summaries()
+        assert len(store.summaries(cells=[])) == 0
+
+
+def test_a_summary_says_what_its_record_says(path: Path, store: Store, tmp_path: Path):
+    run = store.start_run("vision")
+    for record in [*vision_records((0, 1), run_id=run.id), *failed_records()]:
+        store.add(record.model_copy(update={"run_id": run.id}))
+    whole, short = store.records(), store.summaries()
+    assert {type(record) for record in short} == {RecordSummary}
+    assert summarise(short) == summarise(whole)
+    assert failed_cells(short) == failed_cells(whole)
+    options = {"suite": "vision", "command": "bench run suites/vision.yaml"}
+    pages = [
+        write_report(records, tmp_path / name, **options).read_text()
+        for name, records in (("whole", whole), ("short", short))
+    ]
+    assert pages[0] == pages[1]
+    assert load_summaries("vision", url=str(path)) == short
+    assert store.summaries(cells=[whole[0].cell]) == short[:1]
+
+
+def test_a_summary_is_a_fraction_of_its_record():
+    record = make_record(strategy="full")
+    short = json.loads(dump_summary(record))
+    assert set(short) == set(RecordSummary.model_fields)
+    assert "per_class" not in short["test"] and "points" not in short["selection"]
+    assert len(dump_summary(record)) < 0.6 * len(dump_record(record))
+
+
+def test_a_changed_summary_needs_a_new_layout_that_writes_it_for_stored_records():
+    """Name the file after the new layout, and add a migration that empties and fills the table."""
+    golden = (GOLDEN / f"summary_layout_{LAYOUT_VERSION}.json").read_text()
+    record = read_record((GOLDEN / "record_v1.json").read_text(), 1)
+    assert json.loads(dump_summary(record)) == json.loads(golden)
+
+
+def test_a_record_stored_without_a_summary_is_read_whole(store: Store):
+    _run_with(store, make_record(), make_record(seed=1))
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM summaries WHERE record_id = 1")
+    first, second = store.summaries()
+    assert [type(first), type(second)] == [Record, RecordSummary]
+
+
+def test_a_summary_that_is_damaged_names_the_field():
+    data = json.loads(dump_summary(make_record())) | {"wall_seconds": "long"}
+    with pytest.raises(StoreError, match="version 1 cannot be read: wall_seconds: "):
+        read_summary(json.dumps(data))
 
 
 def test_a_record_of_version_1_is_still_read():
