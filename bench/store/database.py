@@ -29,7 +29,7 @@ from bench.record import SCHEMA_VERSION, PredictionSet, Record, Status
 from bench.spec import Cell
 from bench.store import locks, schema
 from bench.store.schema import translated
-from bench.store.versions import dump_record, dump_summary, read_record, read_summary
+from bench.store.versions import SummaryReader, dump_record, dump_summary, read_record
 from bench.summary import RecordSummary
 
 
@@ -199,8 +199,9 @@ class Store:
             .where(table.c.id.in_(self._newest_ids(suite, run_id)))
             .order_by(table.c.id)
         )
+        reader = SummaryReader()
         return [
-            read_record(row.body, row.version) if row.summary is None else read_summary(row.summary)
+            read_record(row.body, row.version) if row.summary is None else reader.read(row.summary)
             for row in self._rows_of(query, cells)
         ]
 

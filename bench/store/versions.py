@@ -1,6 +1,7 @@
 """Records <-> JSON, whole and as summaries, led forward from old versions; knows no database."""
 
 import json
+import marshal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import StoreError
 from bench.record import SCHEMA_VERSION, Record
-from bench.summary import RecordSummary
+from bench.spec import BackboneSpec, DatasetSpec, Frozen, StrategySpec
+from bench.summary import DataSummary, Environment, RecordSummary
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -16,6 +18,13 @@ MIGRATIONS: Mapping[int, Migration] = {}
 """Version -> function from a record's JSON of that version to the next one's."""
 
 _SUMMARY = TypeAdapter(RecordSummary)
+_SHARED_OF_CELL: Mapping[str, type[Frozen]] = {
+    "backbone": BackboneSpec,
+    "dataset": DatasetSpec,
+    "strategy": StrategySpec,
+}
+_SHARED: Mapping[str, type[Frozen]] = {"data": DataSummary, "environment": Environment}
+_WITHOUT_REFERENCES = 2
 
 
 def dump_record(record: Record) -> str:
@@ -46,23 +55,46 @@ def read_record(body: str, version: int = SCHEMA_VERSION) -> Record:
         raise _unreadable(version, error) from error
 
 
-def read_summary(body: str) -> RecordSummary:
-    """Return the summary of a JSON text that `dump_summary` gave in this schema version.
+class SummaryReader:
+    """Reads many summaries: parts that recur, as the environment does, are parsed once and shared.
 
-    Raises:
-        StoreError: It is none.
+    Ten thousand records have a few dozen distinct specs and environments.
     """
-    try:
-        return RecordSummary.model_validate_json(body)
-    except ValidationError as error:
-        raise _unreadable(SCHEMA_VERSION, error) from error
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Frozen] = {}
+
+    def read(self, body: str) -> RecordSummary:
+        """Return the summary of a JSON text that `dump_summary` gave in this schema version.
+
+        Raises:
+            StoreError: It is none.
+        """
+        try:
+            data = json.loads(body)
+            self._share(data.get("cell", {}), _SHARED_OF_CELL)
+            self._share(data, _SHARED)
+            return RecordSummary.model_validate(data)
+        except ValueError as error:
+            raise _unreadable(SCHEMA_VERSION, error) from error
+
+    def _share(self, data: dict[str, Any], models: Mapping[str, type[Frozen]]) -> None:
+        for name, model in models.items():
+            if data.get(name) is not None:
+                # Equal bytes are equal parts; the reverse need not hold, and costs one parse.
+                part = name, marshal.dumps(data[name], _WITHOUT_REFERENCES)
+                if part not in self._known:
+                    self._known[part] = model.model_validate(data[name])
+                data[name] = self._known[part]
 
 
-def _unreadable(version: int, error: ValidationError) -> StoreError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+def _unreadable(version: int, error: ValueError) -> StoreError:
+    why = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     return StoreError(
-        f"a stored record of version {version} cannot be read: {where}: {first['msg']}. "
+        f"a stored record of version {version} cannot be read: {why}. "
         "Was it written by another version of bench?"
     )
 
