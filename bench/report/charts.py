@@ -13,6 +13,7 @@ WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 40
 _CHARACTER_WIDTH, _LINE_HEIGHT = 6.6, 13
 NUM_SERIES = 8
+_MOST_BELOW = 12
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def cost_panel(
     across = log_axis([_cost(row, cost) for row in shown])
     up = linear_axis([accuracy(row) for row in shown], least=0.0, most=1.0)
     front = pareto_front(shown, cost)
-    marks = tuple(_mark(row, cost, across, up, strategies, row in front) for row in shown)
+    ahead = set(map(id, front))
+    marks = tuple(_mark(row, cost, across, up, strategies, id(row) in ahead) for row in shown)
     named = [(row, mark) for row, mark in zip(shown, marks, strict=True) if mark.on_front]
     return Panel(
         title=dataset,
@@ -142,7 +144,7 @@ def cost_panel(
         marks=marks,
         labels=_labels([(short_name(row.backbone), mark) for row, mark in named], marks),
         front=_front_path([mark for _, mark in named]),
-        below=tuple(_below(row) for row in scored if accuracy(row) < floor),
+        below=_below([row for row in scored if accuracy(row) < floor]),
     )
 
 
@@ -150,8 +152,13 @@ def _cost(row: Row, cost: CostAxis) -> float:
     return cost.value(row) or 0.0
 
 
-def _below(row: Row) -> str:
-    return f"{short_name(row.backbone)} · {row.strategy}, {scale.percent(row.test_accuracy)}%"
+def _below(rows: Sequence[Row]) -> tuple[str, ...]:
+    named = [
+        f"{short_name(row.backbone)} · {row.strategy}, {scale.percent(row.test_accuracy)}%"
+        for row in rows[:_MOST_BELOW]
+    ]
+    more = len(rows) - len(named)
+    return (*named, f"and {more} more") if more else tuple(named)
 
 
 def _digits(axis: Axis) -> int:
@@ -266,6 +273,16 @@ class Curve:
     strategy: str
     backbone: str
     record: RecordSummary
+
+
+def highest(curves: Sequence[Curve], most: int) -> list[Curve]:
+    """Return the curves that reach the highest val accuracy, at most so many, in their order."""
+
+    def peak(index: int) -> float:
+        return max((value for _, value in _points(curves[index].record)), default=-1.0)
+
+    kept = sorted(range(len(curves)), key=peak, reverse=True)[:most]
+    return [curves[index] for index in sorted(kept)]
 
 
 def curve_panel(title: str, curves: Sequence[Curve], backbones: Sequence[str]) -> Panel | None:

@@ -1,6 +1,6 @@
 """Rows -> what they say: winners and ties, what they cost, whether transfer was worth it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -171,10 +171,12 @@ def fastest(rows: Sequence[Row]) -> Row | None:
 
 def strategy_gains(rows: Sequence[Row]) -> list[GainLine]:
     """Return one line per backbone and dataset that has a probe and another strategy."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if _scored(row):
+            groups[row.dataset, row.backbone].append(row)
     lines = []
-    scored = [row for row in rows if _scored(row)]
-    for dataset, backbone in dict.fromkeys((row.dataset, row.backbone) for row in scored):
-        group = [row for row in scored if (row.dataset, row.backbone) == (dataset, backbone)]
+    for (dataset, backbone), group in groups.items():
         base = next((row for row in group if _is_base(row)), None)
         others = [row for row in group if not _is_base(row)]
         if base is not None and others:

@@ -1,6 +1,7 @@
 """Findings, charts and the table -> one HTML file, through a template that escapes everything."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,11 @@ from bench.tables.ranking import best_rows
 from bench.tables.render import accuracy_text
 from bench.tables.rows import Row, failed_cells, summarise
 
+# A run of thousands of rows is read in its table; these keep the rest of the page to what is best.
 _MOST_STRIPS = 12
+_MOST_HIDDEN = 100
+_MOST_CURVES = 40
+_MOST_FAILURES = 200
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,17 @@ class Strip:
 
 @dataclass(frozen=True)
 class Card:
-    """The summary of one dataset."""
+    """The summary of one dataset.
+
+    Attributes:
+        hidden: Strips behind a click.
+        num_further: Rows that only the results table shows.
+    """
 
     winner: Winner
     strips: tuple[Strip, ...]
     hidden: tuple[Strip, ...]
+    num_further: int
     axis_low: str
     axis_high: str
 
@@ -131,6 +142,7 @@ def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, An
     strategies = list(dict.fromkeys(row.strategy for row in sorted(rows, key=_strategy_order)))
     found = strategy_gains(rows)
     backbones, curves = _curves(records)
+    failures = failed_cells(records)
     return {
         "style": Markup(_own("page.css")),
         "script": Markup(_own("page.js")),
@@ -152,7 +164,8 @@ def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, An
         "widest_gain": _widest_gain(found),
         "curves": curves,
         "curve_backbones": backbones,
-        "failures": failed_cells(records),
+        "failures": failures[:_MOST_FAILURES],
+        "num_failures": len(failures),
         "caveats": [*caveats(records, rows), *notes],
         "environments": _environments(records),
         "devices": _distinct(row.device for row in rows),
@@ -211,11 +224,12 @@ def _card(winner: Winner, rows: Sequence[Row]) -> Card:
     ends = [end for row in inside for end in (row.test_accuracy_low, row.test_accuracy_high) if end]
     axis = linear_axis(ends, least=0.0, most=1.0)
     best = set(map(id, winner.ranking.all))
-    strips = [_strip(row, axis, row in inside, id(row) in best) for row in group]
+    strips = [_strip(row, axis, accuracy(row) >= floor, id(row) in best) for row in group]
     return Card(
         winner,
         tuple(strips[:_MOST_STRIPS]),
-        tuple(strips[_MOST_STRIPS:]),
+        tuple(strips[_MOST_STRIPS:_MOST_HIDDEN]),
+        len(strips[_MOST_HIDDEN:]),
         scale.percent(axis.low),
         scale.percent(axis.high),
     )
@@ -229,16 +243,23 @@ def _strip(row: Row, axis: Axis, inside: bool, best: bool) -> Strip:
 
 def _table(rows: Sequence[Row]) -> list[TableRow]:
     best = set(map(id, best_rows(rows)))
-    table = []
+    known: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        known = [accuracy(r) for r in rows if r.dataset == row.dataset and r.test_accuracy]
-        heat = None
-        if row.test_accuracy is not None and known:
-            # One far-off control must not give all others one shade.
-            low, high = max(min(known), robust_floor(known)), max(known)
-            heat = 1.0 if high == low else max(0.0, (row.test_accuracy - low) / (high - low))
-        table.append(TableRow(row, heat, id(row) in best))
-    return table
+        if row.test_accuracy:
+            known[row.dataset].append(row.test_accuracy)
+    # One far-off control must not give all others one shade.
+    scales = {
+        name: (max(min(values), robust_floor(values)), max(values))
+        for name, values in known.items()
+    }
+    return [TableRow(row, _heat(row, scales.get(row.dataset)), id(row) in best) for row in rows]
+
+
+def _heat(row: Row, ends: tuple[float, float] | None) -> float | None:
+    if row.test_accuracy is None or ends is None:
+        return None
+    low, high = ends
+    return 1.0 if high == low else max(0.0, (row.test_accuracy - low) / (high - low))
 
 
 def _cost_panels(
@@ -273,11 +294,16 @@ def _curves(records: Sequence[RecordSummary]) -> tuple[list[str], list[charts.Pa
         for record, name in zip(records, names, strict=True)
         if len(record.curve) > 1
     ]
-    backbones = sorted({curve.backbone for curve in curves})
+    groups: dict[tuple[str, str], list[charts.Curve]] = defaultdict(list)
+    for curve in curves:
+        groups[curve.dataset, curve.strategy].append(curve)
+    drawn = {names: charts.highest(group, _MOST_CURVES) for names, group in sorted(groups.items())}
+    backbones = sorted({curve.backbone for group in drawn.values() for curve in group})
     panels = []
-    for dataset, strategy in sorted({(curve.dataset, curve.strategy) for curve in curves}):
-        group = [c for c in curves if (c.dataset, c.strategy) == (dataset, strategy)]
-        panels.append(charts.curve_panel(f"{dataset} · {strategy}", group, backbones))
+    for (dataset, strategy), group in drawn.items():
+        total = len(groups[dataset, strategy])
+        part = f", the {len(group)} highest of {total} cells" if len(group) < total else ""
+        panels.append(charts.curve_panel(f"{dataset} · {strategy}{part}", group, backbones))
     return backbones, [panel for panel in panels if panel is not None]
 
 

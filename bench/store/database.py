@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -31,6 +31,8 @@ from bench.store import locks, schema
 from bench.store.schema import translated
 from bench.store.versions import SummaryReader, dump_record, dump_summary, read_record
 from bench.summary import RecordSummary
+
+R = TypeVar("R", bound=RecordSummary)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Store:
         table = schema.records
         newest = self._newest_ids(suite, run_id)
         query = select(table).where(table.c.id.in_(newest)).order_by(table.c.id)
-        return [read_record(row.body, row.version) for row in self._rows_of(query, cells)]
+        return _only([read_record(row.body, row.version) for row in self._rows_of(query)], cells)
 
     def summaries(
         self,
@@ -190,7 +192,6 @@ class Store:
         usable = and_(short.c.body.is_not(None), table.c.version == SCHEMA_VERSION)
         query = (
             select(
-                table.c.cell_digest,
                 table.c.version,
                 case((usable, short.c.body)).label("summary"),
                 case((usable, None), else_=table.c.body).label("body"),
@@ -200,10 +201,11 @@ class Store:
             .order_by(table.c.id)
         )
         reader = SummaryReader()
-        return [
+        found = [
             read_record(row.body, row.version) if row.summary is None else reader.read(row.summary)
-            for row in self._rows_of(query, cells)
+            for row in self._rows_of(query)
         ]
+        return _only(found, cells)
 
     def _newest_ids(self, suite: str | None, run_id: int | None) -> Select[Any]:
         table = schema.records
@@ -214,17 +216,14 @@ class Store:
             .group_by(table.c.run_id, table.c.cell_digest)
         )
 
-    def _rows_of(self, query: Select[Any], cells: Iterable[Cell] | None) -> Iterator[Row[Any]]:
-        """Yield the rows of those cells one at a time: together they are what takes memory."""
-        wanted = None if cells is None else {_cell_digest(cell) for cell in cells}
+    def _rows_of(self, query: Select[Any]) -> Iterator[Row[Any]]:
+        """Yield rows one at a time: together their texts take more memory than what is read."""
         with (
             translated(self._engine.url, "read"),
             self._engine.connect() as connection,
             _collector_paused(),
         ):
-            for row in connection.execute(query):
-                if wanted is None or row.cell_digest in wanted:
-                    yield row
+            yield from connection.execute(query)
 
     def _latest_run_ids(self, suite: str | None) -> list[int]:
         table = schema.runs
@@ -266,7 +265,7 @@ class Store:
         return found[-1]
 
     def _read(self, query: Select[Any]) -> list[Record]:
-        return [read_record(row.body, row.version) for row in self._rows_of(query, None)]
+        return [read_record(row.body, row.version) for row in self._rows_of(query)]
 
     def predictions(self, record: Record) -> tuple[PredictionSet, ...]:
         """Return the predictions of a stored record; empty where none were stored."""
@@ -358,6 +357,14 @@ def _run_info(row: Row[Any]) -> RunInfo:
 
 def _cell_digest(cell: Cell) -> str:
     return digest_value(cell.canonical())
+
+
+def _only(records: list[R], cells: Iterable[Cell] | None) -> list[R]:
+    """Return the records of those cells, by what they are now read as: a spec may have grown."""
+    if cells is None:
+        return records
+    wanted = {_cell_digest(cell) for cell in cells}
+    return [record for record in records if _cell_digest(record.cell) in wanted]
 
 
 def _timestamp(moment: datetime) -> str:

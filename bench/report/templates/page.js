@@ -58,12 +58,14 @@
 
   // Filtering.
   const filters = ["dataset", "strategy", "status"];
+  const texts = new Map();
+  // The text of thousands of rows is taken when first asked for, not at every key.
+  const textOf = (line) => texts.get(line) ?? (texts.set(line, line.textContent.toLowerCase()), texts.get(line));
   const apply = () => {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const line of lines) {
-      const text = line.textContent.toLowerCase();
-      const fits = words.every((word) => text.includes(word))
+      const fits = words.every((word) => textOf(line).includes(word))
         && filters.every((name) => !byId(name).value || line.dataset[name] === byId(name).value);
       line.hidden = !fits;
       shown += fits;
