@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-ClipProbe: TypeAlias = Callable[[nn.Module, Sequence[DataLoader[Any]]], dict[str, float]]
+ClipProbe: TypeAlias = Callable[[nn.Module, Sequence[DataLoader[Any]], int], dict[str, float]]
+"""Backbone, loaders of train, val and test, workers of its own loaders -> scores."""
+
+CLIP_NUM_WORKERS = 4
+"""What its command line sets where nobody says otherwise."""
 
 
 class _AsClip(nn.Module):
@@ -57,7 +61,9 @@ def load_clip_benchmark() -> ClipProbe | None:
     exec(compile(source, found.origin, "exec"), module.__dict__)
     module.__dict__["accuracy"] = _top_k
 
-    def probe(backbone: nn.Module, loaders: Sequence[DataLoader[Any]]) -> dict[str, float]:
+    def probe(
+        backbone: nn.Module, loaders: Sequence[DataLoader[Any]], num_workers: int
+    ) -> dict[str, float]:
         train, val, test = loaders
         silence = io.StringIO()
         with (
@@ -71,7 +77,7 @@ def load_clip_benchmark() -> ClipProbe | None:
                 test,
                 fewshot_k=-1,
                 batch_size=64,
-                num_workers=0,
+                num_workers=num_workers,
                 lr=0.1,
                 epochs=10,
                 model_id="backbone",
