@@ -29,7 +29,8 @@ def label_cells(cells: Iterable[Cell]) -> list[Labels]:
         cells: All cells that stand in one table.
     """
     known = list(cells)
-    texts = [_texts(cell) for cell in known]
+    dumped: dict[int, str] = {}
+    texts = [_texts(cell, dumped) for cell in known]
     # Ten thousand cells have a few dozen distinct axes: each is taken apart once.
     examples = [{text[i]: cell for text, cell in zip(texts, known, strict=True)} for i in range(3)]
     names = [
@@ -42,14 +43,24 @@ def label_cells(cells: Iterable[Cell]) -> list[Labels]:
 _Axis = tuple[str, dict[str, Any]]
 
 
-def _texts(cell: Cell) -> tuple[str, str, str]:
-    """Return a text per axis that is equal where `_axes` is."""
+def _texts(cell: Cell, dumped: dict[int, str]) -> tuple[str, str, str]:
+    """Return a text per axis that is equal where `_axes` is.
+
+    Args:
+        cell: Its suite and seed play no part.
+        dumped: Text by the id of a spec: cells of one store or suite share theirs.
+    """
     size = cell.dataset.image_size or cell.image_size
-    dataset = cell.dataset.model_dump_json(exclude={"image_size"})
+    specs = cell.backbone, cell.dataset, cell.strategy
+    for spec in specs:
+        if id(spec) not in dumped:
+            hidden = {"image_size"} if spec is cell.dataset else None
+            dumped[id(spec)] = spec.model_dump_json(exclude=hidden)
+    backbone, dataset, strategy = (dumped[id(spec)] for spec in specs)
     return (
-        cell.backbone.model_dump_json(),
+        backbone,
         f"{dataset} {size} {cell.split_seed}",
-        f"{cell.strategy.model_dump_json()} {cell.numerics.value}",
+        f"{strategy} {cell.numerics.value}",
     )
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,13 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(vars(row) for row in rows)
     return file.getvalue().encode()
 
 
 def to_json(rows: Sequence[Row]) -> bytes:
     """Return a list of objects in base units, unrounded; an absent value is null."""
-    return (json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps([vars(row) for row in rows], indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def to_markdown(rows: Sequence[Row]) -> bytes:
@@ -151,7 +151,7 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, _arrow_type(pa, name)) for name in COLUMNS])
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    table = pa.Table.from_pylist([vars(row) for row in rows], schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue())

@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const rows = JSON.parse(byId("data").textContent);
+  const data = JSON.parse(byId("data").textContent);
+  const rows = data.rows.map((values) => Object.fromEntries(values.map((value, index) => [data.columns[index], value])));
 
   // Theme: the system's unless the reader chose; a file opened from disk may have no storage.
   const theme = byId("theme");
