@@ -26,19 +26,12 @@ from bench.environment import collect_environment
 from bench.errors import BenchError, DivergedError
 from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
 from bench.measure import CellProfiler, profile_settings
-from bench.meters import HostMemory, Phases, device_lock
+from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.record import Failure, PredictionSet, Recalled, Record, Scores, Status
 from bench.spec import Job
 
 KEY_VERSION = 1
 """Raised when the same cell, on the same bytes, gives other numbers because this code changed."""
-
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "DefaultCPUAllocator",
-    "out of memory",
-)
 
 
 class CellRuntime:
@@ -82,13 +75,8 @@ def execute(job: Job, emit: Emit) -> Record | Recalled:
 
 
 def classify_failure(error: Exception) -> Status:
-    """Return the status an exception stands for.
-
-    An allocator says that memory is out in its own exception class or only in its message.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return Status.OOM
-    if isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY):
+    """Return the status an exception stands for."""
+    if is_out_of_memory(error):
         return Status.OOM
     return Status.DIVERGED if isinstance(error, DivergedError) else Status.ERROR
 

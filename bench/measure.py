@@ -27,7 +27,7 @@ _INFER_BATCH = {"cpu": 64, "cuda": 256}
 # Fields of a strategy that say when or how fast it learns, not what a step does.
 _NOT_OF_A_STEP = frozenset(
     {"name", "epochs", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_fraction"}
-    | {"label_smoothing", "augmentation", "head_init"}
+    | {"label_smoothing", "augmentation", "mixup", "cutmix", "head_init"}
 )
 
 
@@ -73,7 +73,7 @@ class CellProfiler:
     def training(self, adapted: Adapted, spec: StrategySpec) -> TrainProfile | None:
         """Return the profile of the plain training step; None for strategies that take none."""
         make_step, plan = adapted.training_step, adapted.effective.train
-        size = adapted.effective.batch_size
+        size = adapted.effective.effective_batch_size
         if make_step is None or plan is None or size is None:
             return None
 
@@ -89,6 +89,7 @@ class CellProfiler:
         key = {
             "pass": "train",
             "batch_size": size,
+            "examples_per_pass": adapted.effective.batch_size,
             "trainable": adapted.num_trainable_parameters,
             "fields": fields,
         }

@@ -165,6 +165,11 @@ class TrainingSpec(StrategySpec):
         label_smoothing: Mass moved from the true class to all classes.
         clip_norm: Largest global gradient norm; None clips nothing.
         augmentation: Batched and per sample, on train only.
+        mixup: Alpha of the Beta distribution from which the share is drawn in which two images of
+            a batch, and their labels, are blended; 0 is off. Source: Zhang et al., 2018.
+        cutmix: Alpha for cutting a rectangle out of one image and filling it from another, labels
+            mixed by area; 0 is off. With `mixup` on too, each batch takes one of the two at even
+            odds. Source: Yun et al., 2019.
         head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
     """
 
@@ -181,6 +186,8 @@ class TrainingSpec(StrategySpec):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Literal["none", "flip_crop", "strong"] = "none"
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
 
 

@@ -75,10 +75,17 @@ class SelectionSummary(Frozen):
 
 
 class EpochSummary(Frozen):
-    """Accuracy on val after an epoch of the chosen setting; the epoch counts from 1."""
+    """What an epoch of the chosen setting led to; the epoch counts from 1.
+
+    Attributes:
+        data_wait_fraction: Share, in [0, 1], of the time of the epoch's training steps for which
+            the loop was blocked, waiting for a batch that was not there yet. On a GPU, where the
+            host runs ahead, an upper bound of the share for which the device had nothing to do.
+    """
 
     epoch: int
     val_accuracy: float | None
+    data_wait_fraction: float | None = None
 
 
 class DataSummary(Frozen):

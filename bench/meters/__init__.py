@@ -6,6 +6,7 @@ What a device or a driver does not report is None, never 0.
 from bench.meters.clock import Clock, FakeClock, Phases
 from bench.meters.cuda import CudaMemory, DeviceEnergy
 from bench.meters.device import FlopCount, count_flops, release_unused, synchronize
+from bench.meters.exhaustion import is_out_of_memory
 from bench.meters.host import HostMemory, waiting_seconds
 from bench.meters.lock import device_lock
 
@@ -19,6 +20,7 @@ __all__ = [
     "Phases",
     "count_flops",
     "device_lock",
+    "is_out_of_memory",
     "release_unused",
     "synchronize",
     "waiting_seconds",

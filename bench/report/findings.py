@@ -10,6 +10,7 @@ from bench.tables.rows import Row
 from bench.tables.scale import percent, points
 
 BASE_STRATEGY = "linear_probe"
+MAX_DATA_WAIT = 0.1
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _gain(row: Row, base: Row) -> Gain:
 
 def caveats(records: Sequence[RecordSummary], rows: Sequence[Row]) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
-    found = [*_selection_caveats(records), *_data_caveats(records)]
+    found = [*_selection_caveats(records), *_wait_caveats(records), *_data_caveats(records)]
     if len({row.device for row in rows if row.device}) > 1:
         found.append("Cells ran on more than one device; figures of cost show the most frequent.")
     if len({row.versions for row in rows if row.versions}) > 1:
@@ -222,6 +223,20 @@ def _selection_caveats(records: Sequence[RecordSummary]) -> list[str]:
     if loose:
         found.append(f"{_cells(loose)} stopped before the solver had converged.")
     return found
+
+
+def _wait_caveats(records: Sequence[RecordSummary]) -> list[str]:
+    waits = [
+        [point.data_wait_fraction for point in record.curve if point.data_wait_fraction is not None]
+        for record in records
+    ]
+    slow = sum(sum(shares) > MAX_DATA_WAIT * len(shares) for shares in waits)
+    if not slow:
+        return []
+    return [
+        f"{_cells(slow)} waited for data for more than {percent(MAX_DATA_WAIT, 0)}% of the time of "
+        "the training steps: reading set the pace, not the device."
+    ]
 
 
 def _data_caveats(records: Sequence[RecordSummary]) -> list[str]:

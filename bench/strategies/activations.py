@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.artifacts import RowArray
 from bench.interfaces import Split
-from bench.strategies.feed import Augment, Batch, fits_resident, read_ahead
+from bench.strategies.feed import Augment, Batch, fits_resident, read_ahead, timed
 
 _CHUNK = 1024
 # NumPy has no bfloat16: its bits are stored.
@@ -97,12 +97,13 @@ class ActivationFeed:
     ) -> Iterator[Batch]:
         """Yield consecutive batches of an order; see `Feed`. There is nothing to augment."""
         assert augment is None, "activations are cached only where nothing is augmented"
-        parts = torch.split(order, list(sizes))
+        # Moved once: a copy per batch would wait for the device each time.
+        on_device = order.to(self._device)
         if self._held is not None:
             held = self._held
-            values: Iterator[Tensor] = (held[part.to(self._device)] for part in parts)
+            values: Iterator[Tensor] = (held[part] for part in torch.split(on_device, list(sizes)))
         else:
-            values = read_ahead(parts, self._read)
-        labels = torch.split(self._labels[order.to(self._device)], list(sizes))
-        for stored, batch_labels in zip(values, labels, strict=True):
-            yield Batch(self._layout.restore(stored), batch_labels)
+            values = read_ahead(torch.split(order, list(sizes)), self._read)
+        labels = torch.split(self._labels[on_device], list(sizes))
+        for (stored, waited), batch_labels in zip(timed(values), labels, strict=True):
+            yield Batch(self._layout.restore(stored), batch_labels, waited)

@@ -1,17 +1,21 @@
-"""Random views of images, drawn per sample, computed per batch; it knows no model and no labels.
+"""Random views of images, and mixtures of them, computed per batch; it knows no model.
 
-All draws come from one generator on the images' device, and no step waits for the device.
+No draw waits for the device: it is made there, or on the host and passed on as a number.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bench.spec import TrainingSpec
+from bench.strategies.feed import Batch
 
 MIN_AREA = 0.5
 MAX_LOG_RATIO = math.log(4 / 3)
@@ -85,7 +89,9 @@ class Augmentation:
         maps = maps * self._uniform(num, low, high)
         mean = maps.mean(dim=(1, 2, 3), keepdim=True)
         maps = torch.lerp(mean, maps, self._uniform(num, low, high))
-        grey = (maps * maps.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        # Numbers, not a tensor of them, which would have to be copied to the device each time.
+        red, green, blue = (maps[:, c : c + 1] * weight for c, weight in enumerate(_LUMA))
+        grey = red + green + blue
         saturation = self._uniform(num, low, high) * (self._uniform(num) >= 0.1)
         maps = torch.lerp(grey.expand_as(maps), maps, saturation).clamp(0, 1)
         maps = torch.where((maps > 0.5) & (self._uniform(num) < 0.1), 1 - maps, maps)
@@ -131,3 +137,81 @@ def make_augmentation(
     if kind == "none":
         return None
     return Augmentation(kind, torch.Generator(device).manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Examples of a batch mixed in pairs, labels in the same shares.
+
+    Mixup blends two images; CutMix fills a rectangle of one from the other. One share, and one of
+    the two where both are on, is drawn per batch, each pair by a permutation of the batch.
+
+    Attributes:
+        mixup: Alpha of the Beta distribution of the share; 0 is off.
+        cutmix: Likewise the share of the area; 0 is off. One of the two is on.
+        num_classes: K.
+        generator: Draws the permutations, on the device.
+        numbers: Draws the rest, on the host: the size of a rectangle has to be known there.
+
+    Source: Zhang et al., 2018, section 2 (mixup); Yun et al., 2019, section 3.1 (CutMix).
+    """
+
+    mixup: float
+    cutmix: float
+    num_classes: int
+    generator: torch.Generator
+    numbers: random.Random
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return mixed examples, same shapes; labels become probabilities, shape (B, K), float32.
+
+        Args:
+            batch: Inputs of shape (B, C, H, W), class indices of shape (B,).
+        """
+        draw = torch.rand(len(batch.labels), generator=self.generator, device=self.generator.device)
+        partners = draw.argsort()
+        cuts = self.mixup == 0 or (self.cutmix > 0 and self.numbers.random() < 0.5)
+        alpha = self.cutmix if cuts else self.mixup
+        share = self.numbers.betavariate(alpha, alpha)
+        if cuts:
+            inputs, share = self._cut(batch.inputs, partners, share)
+        else:
+            # Blended in memory order, which is channels last: indexing would undo it.
+            images = batch.inputs.permute(0, 2, 3, 1)
+            inputs = torch.lerp(images[partners], images, share).permute(0, 3, 1, 2)
+        labels = F.one_hot(batch.labels, self.num_classes).float()
+        labels = torch.lerp(labels[partners], labels, share)
+        return Batch(inputs, labels, batch.waited_seconds)
+
+    def _cut(self, inputs: Tensor, partners: Tensor, share: float) -> tuple[Tensor, float]:
+        """Return inputs with a rectangle from their partners, and the share of what is left."""
+        height, width = inputs.shape[-2:]
+        side = math.sqrt(1 - share)
+        top, bottom = self._interval(height, side)
+        left, right = self._interval(width, side)
+        mixed = inputs.clone()
+        mixed[:, :, top:bottom, left:right] = inputs[:, :, top:bottom, left:right][partners]
+        return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+    def _interval(self, length: int, fraction: float) -> tuple[int, int]:
+        """Return an interval around a uniform centre, what juts out cut off."""
+        half = round(length * fraction) / 2
+        centre = self.numbers.randrange(length)
+        return max(0, round(centre - half)), min(length, round(centre + half))
+
+
+def make_mixing(
+    setting: TrainingSpec, num_classes: int, seed: int, device: torch.device
+) -> Mixing | None:
+    """Return the mixing of a setting, or None for none.
+
+    Args:
+        setting: Gives `mixup` and `cutmix`.
+        num_classes: Of the labels.
+        seed: Fixes every draw on one kind of device.
+        device: Where the batches are.
+    """
+    if not setting.mixup and not setting.cutmix:
+        return None
+    generator = torch.Generator(device).manual_seed(seed)
+    return Mixing(setting.mixup, setting.cutmix, num_classes, generator, random.Random(seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from bench.record import NumericsPlan
 from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
 from bench.strategies.loop import eval_batch_size
+from bench.strategies.microbatch import EvalBatch, with_fewer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,11 @@ def plan_features(backbone: Backbone, split: Split, runtime: Runtime) -> Numeric
         images = load_batch(split, slice(0, count), runtime.device)
         inputs = normalise(images, backbone.preprocessing)
         key = {"weights": backbone.info.weights_digest}
-        return plan_forward(module, inputs, runtime, key=key)
+        return with_fewer(
+            lambda size: plan_forward(module, inputs[:size], runtime, key=key),
+            count,
+            runtime.device,
+        )
 
 
 def extract_features(
@@ -108,15 +113,19 @@ def count_constant(features: Tensor, backbone: Backbone) -> int:
 def _maker(
     backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan
 ) -> Callable[[np.ndarray], np.ndarray]:
+    at_once = EvalBatch(eval_batch_size(runtime.device), runtime.device)
+
     def make(rows: np.ndarray) -> np.ndarray:
         module = apply_plan(backbone.module.to(runtime.device), plan).eval()
         before = digest_tensors(dict(module.named_buffers()))
         part = replace(split, rows=rows)
-        step = eval_batch_size(runtime.device)
-        batches = [
-            _forward(backbone, part, slice(start, start + step), runtime, plan)
-            for start in range(0, len(rows), step)
-        ]
+
+        def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
+            for size in sizes:
+                yield _forward(backbone, part, slice(first, first + size), runtime, plan)
+                first += size
+
+        batches = at_once.collect(len(rows), run)
         after = digest_tensors(dict(module.named_buffers()))
         changed = sorted(name for name, digest in after.items() if before.get(name) != digest)
         if changed:

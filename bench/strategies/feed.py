@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from time import perf_counter
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from bench.interfaces import Split
 from bench.record import Preprocessing
 from bench.strategies.inputs import load_batch, normalise
 
+T = TypeVar("T")
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 
 HOST_BUDGET_BYTES = 1 << 30
@@ -25,10 +27,17 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs as the model takes them and labels, shape (B,), int64, both on the device."""
+    """Inputs as the model takes them, with labels, both on the device.
+
+    Attributes:
+        labels: Class indices, int64, shape (B,); of mixed examples probabilities, float32, (B, K).
+        waited_seconds: How long the consumer was blocked until the stored examples were there;
+            None where a feed does not measure it.
+    """
 
     inputs: Tensor
     labels: Tensor
+    waited_seconds: float | None = None
 
 
 class Feed(Protocol):
@@ -107,9 +116,9 @@ class ImageFeed:
             )
         else:
             images = self._stream(torch.split(order, list(sizes)))
-        for raw, batch_labels in zip(images, labels, strict=True):
+        for (raw, waited), batch_labels in zip(timed(images), labels, strict=True):
             shown = raw if augment is None else augment(raw.float().mul_(1 / 255))
-            yield Batch(normalise(shown, self._preprocessing), batch_labels)
+            yield Batch(normalise(shown, self._preprocessing), batch_labels, waited)
 
     def _stream(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         return read_ahead(parts, lambda part: load_batch(self._split, part.numpy(), self._device))
@@ -125,6 +134,14 @@ def read_ahead(parts: Sequence[Tensor], read: Callable[[Tensor], Tensor]) -> Ite
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Yield each item with the seconds for which the consumer was blocked by asking for it."""
+    began = perf_counter()
+    for item in items:
+        yield item, perf_counter() - began
+        began = perf_counter()
 
 
 def fits_resident(num_bytes: int, device: torch.device) -> bool:

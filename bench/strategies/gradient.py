@@ -33,6 +33,7 @@ from bench.strategies.loop import (
     restore_tensors,
     train_setting,
 )
+from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
 from bench.strategies.prefix import PlainPath, cache_prefix
 from bench.strategies.schedule import fixed
 
@@ -102,7 +103,11 @@ def _plan_forward(task: Task) -> NumericsPlan:
     with task.runtime.phase("numerics"):
         inputs, _ = _first_batch(task, eval_batch_size(task.runtime.device))
         name = {"weights": task.backbone.info.weights_digest}
-        return plan_forward(task.backbone.module, inputs, task.runtime, key=name)
+        return with_fewer(
+            lambda size: plan_forward(task.backbone.module, inputs[:size], task.runtime, key=name),
+            len(inputs),
+            task.runtime.device,
+        )
 
 
 def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPlan:
@@ -116,7 +121,13 @@ def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPla
             "num_classes": task.num_classes,
             "stages": None if trained.stages is None else [stage.name for stage in trained.stages],
         }
-        return plan_train(trained.classifier, inputs, labels, task.runtime, key=name)
+        module = trained.classifier
+        return with_fewer(
+            lambda n: plan_train(module, inputs[:n], labels[:n], task.runtime, key=name),
+            len(labels),
+            task.runtime.device,
+            floor=smallest_pass(module),
+        )
 
 
 def _first_batch(task: Task, count: int) -> tuple[Tensor, Tensor]:
@@ -182,6 +193,8 @@ def _prepare(
             train, val = images.feeds
         elif spec.augmentation != "none":
             raise PlainPath("images are augmented")
+        elif spec.mixup or spec.cutmix:
+            raise PlainPath("images are mixed")
         else:
             apply_plan(trained.classifier, plan)
             cached = cache_prefix(task, trained, plan, val_plan)
@@ -219,12 +232,14 @@ def choose_setting(
     start = copy_tensors(widest) if len(settings) > 1 else None
     points: list[GridPoint] = []
     best: tuple[int, Fit] | None = None
+    micro_batch: int | None = None
     for number, (setting, training) in enumerate(zip(settings, trainings, strict=True)):
         if start is not None:
             restore_tensors(widest, start)
         _enter(training.trained, training.train_plan)
         report = partial(_report, emit, setting.epochs, (number + 1, len(settings)))
-        fit = train_setting(replace(training, report=report), setting)
+        fit = train_setting(replace(training, report=report, micro_batch=micro_batch), setting)
+        micro_batch = fit.micro_batch or micro_batch
         points.append(describe_point(spec, setting, fit))
         if fit.diverged is None and (best is None or is_better(fit.best, best[1].best)):
             best = number, fit
@@ -237,7 +252,8 @@ def choose_setting(
     restore_tensors(trainings[index].trained, fit.state)
     edge = is_at_grid_edge(spec, settings[index])
     selection = Selection(points=tuple(points), chosen=index, at_grid_edge=edge)
-    return Chosen(settings[index], trainings[index], replace(fit, state={}), selection)
+    training = replace(trainings[index], micro_batch=fit.micro_batch)
+    return Chosen(settings[index], training, replace(fit, state={}), selection)
 
 
 def _breadth(trained: Trained) -> float:
@@ -277,16 +293,18 @@ def grid_fields(spec: TrainingSpec) -> Mapping[str, tuple[Any, ...]]:
 def describe_point(spec: TrainingSpec, setting: TrainingSpec, fit: Fit) -> GridPoint:
     """Return what the record says of one setting: the fields that vary, and its best epoch."""
     values = {key: getattr(setting, key) for key in grid_fields(spec)}
+    notes = [f"{fit.micro_batch} examples per pass, for memory"] if fit.micro_batch else []
     if fit.diverged is not None:
-        return GridPoint(
-            setting=values, val_accuracy=None, val_loss=None, note=f"diverged: {fit.diverged}"
-        )
+        note = "; ".join([f"diverged: {fit.diverged}", *notes])
+        return GridPoint(setting=values, val_accuracy=None, val_loss=None, note=note)
+    if fit.best.val_accuracy is None:
+        notes.insert(0, NO_VAL)
     return GridPoint(
         setting=values,
         val_accuracy=fit.best.val_accuracy,
         val_loss=fit.best.val_loss,
         best_epoch=fit.best_epoch,
-        note=NO_VAL if fit.best.val_accuracy is None else None,
+        note="; ".join(notes) or None,
     )
 
 
@@ -318,6 +336,7 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
     # images held on the device would count in every memory figure taken later.
     trained, plan, device = chosen.training.trained, chosen.training.train_plan, task.runtime.device
     classifier, setting = trained.classifier, chosen.setting
+    micro_batch = chosen.training.micro_batch
 
     def predict(split: Split) -> Tensor:
         apply_plan(classifier, forward)
@@ -328,7 +347,7 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
         # made after a step come from other weights, so the profile runs last.
         _enter(trained, plan)
         trained.train()
-        step = TrainStep(trained, setting, plan, device)
+        step = TrainStep(trained, setting, plan, device, micro_batch)
 
         def run(inputs: Tensor, labels: Tensor) -> None:
             step(inputs, labels)
@@ -353,6 +372,10 @@ def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Ef
     notes = [*chosen.training.notes] if task.val is not None else [*chosen.training.notes, NO_VAL]
     if used < requested:
         notes.append(f"batch size {used} in place of {requested}: train has no more examples")
+    at_once = chosen.training.micro_batch
+    if at_once is not None:
+        chosen.training.trained.train()
+        notes.append(describe_accumulation(chosen.training.trained.classifier, at_once, used))
     points = chosen.selection.points
     if diverged := sum(point.best_epoch is None for point in points):
         notes.append(f"{diverged} of {len(points)} settings diverged")
@@ -361,7 +384,7 @@ def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Ef
         forward=forward,
         train=chosen.training.train_plan,
         requested_batch_size=requested,
-        batch_size=used,
+        batch_size=at_once or used,
         effective_batch_size=used,
         notes=tuple(notes),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,17 @@ def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
         images: Bytes in [0, 255] as uint8, or floats in [0, 1] after augmentation, (B, H, W, 3).
         preprocessing: Gives mean and standard deviation per channel.
     """
-    mean = torch.tensor(preprocessing.mean, device=images.device)
-    std = torch.tensor(preprocessing.std, device=images.device)
+    mean, std = _mean_and_std(preprocessing.mean, preprocessing.std, images.device)
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
     scaled = images.float().mul_(1 / (scale * std)) if scale != 1.0 else images / std
     return scaled.sub_(mean / std).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _mean_and_std(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both as tensors, shape (3,); made anew for each batch, they would wait for a GPU."""
+    # Not inference tensors, whoever asks first: training uses them too.
+    with torch.inference_mode(False):
+        return torch.tensor(mean, device=device), torch.tensor(std, device=device)

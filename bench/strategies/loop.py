@@ -6,9 +6,9 @@ It knows no grid, no strategy, no dataset and no backbone: only a model, its tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -19,10 +19,11 @@ from bench.digests import digest_value
 from bench.numerics import autocast, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
-from bench.strategies.augment import Augmentation, make_augmentation
+from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
 from bench.strategies.feed import Feed, batch_sizes
 from bench.strategies.freeze import Trained
 from bench.strategies.head import Classifier
+from bench.strategies.microbatch import EvalBatch, smallest_pass, with_fewer
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
 
 CHECK_STEPS = 50
@@ -38,6 +39,7 @@ class Training:
         train_plan: Numerics of the training step.
         val_plan: Numerics of the forward passes over val, in the memory format of `train_plan`.
         seed: Draws order, augmentation and dropout, the same for every setting.
+        micro_batch: Examples per forward and backward pass at most; None is the whole batch.
         report: Called after each epoch with its number and val accuracy.
         notes: Why a path was taken, for the record.
     """
@@ -49,6 +51,7 @@ class Training:
     val_plan: NumericsPlan
     device: torch.device
     seed: int
+    micro_batch: int | None = None
     report: Callable[[int, float | None], None] = lambda epoch, accuracy: None
     notes: tuple[str, ...] = ()
 
@@ -62,12 +65,14 @@ class Fit:
         best_epoch: The one kept, from 1: highest val accuracy, then lowest val loss, then earliest.
         state: The trained tensors after that epoch, by name; empty when it diverged.
         diverged: Why the setting is out, or None.
+        micro_batch: Examples per pass where memory did not suffice for a whole batch; else None.
     """
 
     curve: tuple[EpochPoint, ...]
     best_epoch: int = 0
     state: Mapping[str, Tensor] = field(default_factory=dict)
     diverged: str | None = None
+    micro_batch: int | None = None
 
     @property
     def best(self) -> EpochPoint:
@@ -85,11 +90,19 @@ class TrainStep:
         setting: One point of the grid.
         plan: Numerics of the step, already applied to the model.
         device: Where the model is.
+        micro_batch: Examples per forward and backward pass at most; a larger batch is split and
+            its gradients are accumulated to one update. None takes every batch whole.
     """
 
     def __init__(
-        self, trained: Trained, setting: TrainingSpec, plan: NumericsPlan, device: torch.device
+        self,
+        trained: Trained,
+        setting: TrainingSpec,
+        plan: NumericsPlan,
+        device: torch.device,
+        micro_batch: int | None = None,
     ) -> None:
+        self._micro_batch = micro_batch
         self._classifier = trained.classifier
         self._setting = setting
         self._plan = plan
@@ -113,39 +126,83 @@ class TrainStep:
 
         Args:
             inputs: What the model takes, shape (B, …).
-            labels: Class indices, shape (B,).
+            labels: Class indices, shape (B,), or probabilities, shape (B, K).
         """
         self._optimizer.zero_grad(set_to_none=True)
-        with autocast(self._plan, self._device):
-            logits = self._classifier(prepare_inputs(inputs, self._plan))
-        smoothing = self._setting.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        with autocast(self._backward_plan, self._device):
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._micro_batch is None or len(labels) <= self._micro_batch:
+            loss = self._add_gradients(inputs, labels)
+        else:
+            loss = self._accumulate(inputs, labels, self._micro_batch)
         if self._setting.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self._setting.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        return loss
+
+    def _accumulate(self, inputs: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+        """Return the mean loss of a batch that goes through the model in parts."""
+        sizes = list(batch_sizes(len(labels), micro_batch))
+        parts = zip(torch.split(inputs, sizes), torch.split(labels, sizes), strict=True)
+        losses = [self._add_gradients(*part, len(part[1]) / len(labels)) for part in parts]
+        return torch.stack(losses).sum()
+
+    def _add_gradients(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
+        """Add the gradients of the weighted mean loss to what is there, and return that loss."""
+        with autocast(self._plan, self._device):
+            logits = self._classifier(prepare_inputs(inputs, self._plan))
+        smoothing = self._setting.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if weight != 1.0:
+            loss = loss * weight
+        with autocast(self._backward_plan, self._device):
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
 
 def train_setting(training: Training, setting: TrainingSpec) -> Fit:
     """Train one setting from the model's present weights and return its best epoch.
 
-    The model is left as the last epoch left it; the best tensors are in the result. Global random
-    state is as before.
+    Where memory runs out, the micro-batch is halved and the setting begins again from the weights,
+    optimiser and random state it began with, so that the result does not depend on where it ran
+    out. The model is left as the last epoch left it; the best tensors are in the result. Global
+    random state is as before.
 
     Args:
         training: Model, feeds, numerics, seed.
         setting: Every field fixed.
     """
+    trained = training.trained
+    trained.train()
+    batch = max(batch_sizes(len(training.train), fixed(setting.batch_size)))
+    begin = min(batch, training.micro_batch or batch)
+    # On the host: where memory is scarce, that of the device is not spent on a spare copy.
+    start = {name: value.to("cpu", copy=True) for name, value in trained.tensors().items()}
+
+    def attempt(size: int) -> Fit:
+        if size < begin:
+            restore_tensors(trained, start)
+        fit = _train(replace(training, micro_batch=size), setting)
+        return fit if size >= batch else replace(fit, micro_batch=size)
+
+    return with_fewer(attempt, begin, training.device, floor=smallest_pass(trained.classifier))
+
+
+def _train(training: Training, setting: TrainingSpec) -> Fit:
     run = _Run(training, setting)
     with seeded(training.seed, training.device):
         for epoch in range(1, setting.epochs + 1):
             if reason := run.train_epoch(epoch):
                 return Fit(curve=tuple(run.curve), diverged=reason)
     return Fit(curve=tuple(run.curve), best_epoch=run.best_epoch, state=run.state)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one pass over train gave: its mean loss, and the share of its time spent waiting."""
+
+    loss: float
+    data_wait_fraction: float | None
 
 
 class _Run:
@@ -155,11 +212,20 @@ class _Run:
         self._training = training
         self._setting = setting
         self._sizes = batch_sizes(len(training.train), fixed(setting.batch_size))
-        self._step = TrainStep(training.trained, setting, training.train_plan, training.device)
+        self._step = TrainStep(
+            training.trained, setting, training.train_plan, training.device, training.micro_batch
+        )
         self._order = torch.Generator().manual_seed(derive_seed(training.seed, "order"))
         self._augment: Augmentation | None = make_augmentation(
             setting.augmentation, derive_seed(training.seed, "augment"), training.device
         )
+        self._mix: Mixing | None = make_mixing(
+            setting,
+            training.trained.classifier.head.out_features,
+            derive_seed(training.seed, "mix"),
+            training.device,
+        )
+        self._eval_batch = EvalBatch(eval_batch_size(training.device), training.device)
         self.curve: list[EpochPoint] = []
         self.best_epoch = 0
         self.state: Mapping[str, Tensor] = {}
@@ -167,18 +233,19 @@ class _Run:
     def train_epoch(self, epoch: int) -> str | None:
         """Train and score one epoch; return why the setting diverged, or None."""
         started = perf_counter()
-        loss = self._pass_over_train(epoch)
+        passed = self._pass_over_train(epoch)
         scores = self._score_val()
-        if loss is None or not self._is_finite(scores):
+        if passed is None or not self._is_finite(scores):
             return f"the loss is not finite in epoch {epoch}"
         accuracy, val_loss = scores if scores is not None else (None, None)
         point = EpochPoint(
             epoch=epoch,
-            train_loss=loss,
+            train_loss=passed.loss,
             learning_rate=self._rate(epoch * len(self._sizes) - 1),
             val_accuracy=accuracy,
             val_loss=val_loss,
             seconds=perf_counter() - started,
+            data_wait_fraction=passed.data_wait_fraction,
         )
         self.curve.append(point)
         self._keep_best(point)
@@ -189,26 +256,35 @@ class _Run:
         num_steps = self._setting.epochs * len(self._sizes)
         return fixed(self._setting.learning_rate) * rate_factor(step, num_steps, self._setting)
 
-    def _pass_over_train(self, epoch: int) -> float | None:
+    def _pass_over_train(self, epoch: int) -> _Pass | None:
         """Return the mean loss over the epoch's examples, or None once it is not finite."""
         training, first = self._training, (epoch - 1) * len(self._sizes)
         training.trained.train()
         order = torch.randperm(len(training.train), generator=self._order)
         total = torch.zeros((), device=training.device)
+        waits: list[float | None] = []
+        began = perf_counter()
         for number, batch in enumerate(training.train.batches(order, self._sizes, self._augment)):
+            waits.append(batch.waited_seconds)
+            shown = batch if self._mix is None else self._mix(batch)
             self._step.set_rate(self._rate(first + number))
-            total += self._step(batch.inputs, batch.labels) * len(batch.labels)
+            total += self._step(shown.inputs, shown.labels) * len(batch.labels)
             if (number + 1) % CHECK_STEPS == 0 and not bool(total.isfinite()):
                 return None
         mean = float(total) / len(order)
-        return mean if math.isfinite(mean) else None
+        share = _share(waits, perf_counter() - began)
+        return _Pass(mean, share) if math.isfinite(mean) else None
 
     def _score_val(self) -> tuple[float, float] | None:
         training = self._training
         if training.val is None:
             return None
         logits = predict_logits(
-            training.trained.classifier, training.val, training.val_plan, training.device
+            training.trained.classifier,
+            training.val,
+            training.val_plan,
+            training.device,
+            self._eval_batch,
         )
         return score_logits(logits, training.val.labels)
 
@@ -227,6 +303,12 @@ class _Run:
             self.state = copy_tensors(self._training.trained)
 
 
+def _share(waits: Sequence[float | None], seconds: float) -> float | None:
+    """Return the part of a time that was waited; None where a feed did not measure."""
+    known = [wait for wait in waits if wait is not None]
+    return sum(known) / seconds if len(known) == len(waits) else None
+
+
 def is_better(point: EpochPoint, best: EpochPoint) -> bool:
     """Return whether an epoch beats the best so far: higher val accuracy, then lower val loss.
 
@@ -240,26 +322,32 @@ def is_better(point: EpochPoint, best: EpochPoint) -> bool:
 
 
 def predict_logits(
-    classifier: Classifier, feed: Feed, plan: NumericsPlan, device: torch.device
+    classifier: Classifier,
+    feed: Feed,
+    plan: NumericsPlan,
+    device: torch.device,
+    at_once: EvalBatch | None = None,
 ) -> Tensor:
     """Return logits of every example in order, float32, shape (N, K), on the device.
 
-    The model is put in eval mode and left there.
+    The model is put in eval mode and left there. Where memory runs out, batches become smaller.
 
     Args:
         classifier: With the plan applied to it.
         feed: Of the split.
         plan: Numerics of the forward pass.
         device: Where the model is.
+        at_once: Remembers what fits, for the next pass; None begins with `eval_batch_size`.
     """
     classifier.eval()
-    sizes = batch_sizes(len(feed), eval_batch_size(device))
+    at_once = at_once or EvalBatch(eval_batch_size(device), device)
+
+    def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
+        for batch in feed.batches(torch.arange(first, len(feed)), sizes):
+            yield classifier(prepare_inputs(batch.inputs, plan)).float()
+
     with torch.no_grad(), autocast(plan, device):
-        parts = [
-            classifier(prepare_inputs(batch.inputs, plan)).float()
-            for batch in feed.batches(torch.arange(len(feed)), sizes)
-        ]
-    return torch.cat(parts)
+        return torch.cat(at_once.collect(len(feed), run))
 
 
 def eval_batch_size(device: torch.device) -> int:

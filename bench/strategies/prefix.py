@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.artifacts import RowArray
 from bench.interfaces import Split, Task
+from bench.meters import is_out_of_memory
 from bench.numerics import autocast, prepare_inputs
 from bench.record import NumericsPlan
 from bench.strategies.activations import STORED, ActivationFeed, Layout
@@ -26,6 +27,7 @@ from bench.strategies.feed import ImageFeed
 from bench.strategies.freeze import Trained, digest_tensors
 from bench.strategies.head import Classifier
 from bench.strategies.loop import copy_tensors, eval_batch_size, restore_tensors, seeded
+from bench.strategies.microbatch import EvalBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,9 +244,9 @@ def _compare(
             if (difference := _distance(*results)) is None or difference > _tolerance(plan):
                 what = "another shape or no gradient" if difference is None else f"{difference:.1g}"
                 return f"in {mode} mode it differs from the plain model ({what})"
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         return f"the model does not run from there ({str(error).splitlines()[0][:100]})"
     return None
 
@@ -351,16 +353,18 @@ def _fill(
         run_bound=True,
     )
 
+    at_once = EvalBatch(eval_batch_size(device), device)
+
     def make(rows: np.ndarray) -> np.ndarray:
         images = _images(task, replace(split, rows=rows, labels=rows))
-        step = eval_batch_size(device)
-        sizes = [min(step, len(rows) - start) for start in range(0, len(rows), step)]
-        parts = []
-        with autocast(plan, device):
-            for batch in images.batches(torch.arange(len(rows)), sizes):
+
+        def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
+            for batch in images.batches(torch.arange(first, len(rows)), sizes):
                 inputs = prepare_inputs(batch.inputs, plan)
-                parts.append(layout.store(run_prefix(trained.classifier, cut, inputs)).cpu())
-        values = torch.cat(parts).contiguous()
+                yield layout.store(run_prefix(trained.classifier, cut, inputs)).cpu()
+
+        with autocast(plan, device):
+            values = torch.cat(at_once.collect(len(rows), run)).contiguous()
         stored: np.ndarray = (
             values.view(torch.int16) if layout.dtype == torch.bfloat16 else values
         ).numpy()

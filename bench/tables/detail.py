@@ -18,6 +18,7 @@ from bench.tables import scale
 _LABEL_WIDTH = 22
 _MOST_POINTS = 30
 _MOST_CLASSES = 30
+_WORTH_SAYING = 0.02
 
 Lines = list[tuple[str, str]]
 
@@ -125,10 +126,17 @@ def _curve(curve: Sequence[EpochPoint]) -> Lines:
         (
             f"epoch {point.epoch}",
             f"loss {point.train_loss:.4f}, val {scale.percent(point.val_accuracy, 2)}%, "
-            f"{scale.duration(point.seconds)}",
+            f"{scale.duration(point.seconds)}{_waited(point)}",
         )
         for point in curve
     ]
+
+
+def _waited(point: EpochPoint) -> str:
+    waited = point.data_wait_fraction
+    if waited is None or waited <= _WORTH_SAYING:
+        return ""
+    return f", {scale.percent(waited)}% of its steps' time waiting for data"
 
 
 def _cost(record: Record) -> Lines:

@@ -1,4 +1,6 @@
 import math
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from bench.errors import DivergedError, StrategyError
+from bench.interfaces import Task
 from bench.record import EpochPoint, NumericsPlan
 from bench.strategies import feed as feeds
-from bench.strategies.feed import ImageFeed, batch_sizes
+from bench.strategies.feed import Batch, ImageFeed, batch_sizes
 from bench.strategies.freeze import Trained
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.gradient import is_at_grid_edge
@@ -212,6 +215,44 @@ def test_streamed_and_resident_images_train_to_the_same_bits(
     pools = [task.train.pool for task in (resident_task, streamed_task)]
     assert all(isinstance(pool, MemoryPool) for pool in pools)
     assert pools[0].num_gathers < pools[1].num_gathers  # type: ignore[attr-defined]
+
+
+class SlowPool(MemoryPool):
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)
+        return super().gather(rows)
+
+
+def wait_fractions(task: Task, spec: FullSpec) -> list[float]:
+    curve = Full().adapt(task, spec).curve
+    return [point.data_wait_fraction for point in curve if point.data_wait_fraction is not None]
+
+
+def test_the_share_of_time_spent_waiting_for_a_slow_pool_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, spec = make_task(), FullSpec(epochs=2, batch_size=16)
+    pool = task.train.pool
+    assert isinstance(pool, MemoryPool)
+    slow = replace(task, train=replace(task.train, pool=SlowPool(pool.images)))
+    resident = wait_fractions(slow, spec)
+    assert len(resident) == 2 and all(0 < share < 0.1 for share in resident)
+    monkeypatch.setattr(feeds, "HOST_BUDGET_BYTES", 10)
+    streamed = wait_fractions(slow, spec)
+    assert len(streamed) == 2 and all(0.5 < share <= 1 for share in streamed)
+
+
+def test_a_feed_that_does_not_measure_its_waits_leaves_the_share_unknown() -> None:
+    training = make_training()
+    original = training.train.batches
+
+    def unmeasured(*arguments):  # type: ignore[no-untyped-def]
+        for batch in original(*arguments):
+            yield Batch(batch.inputs, batch.labels)
+
+    training.train.batches = unmeasured  # type: ignore[method-assign]
+    fit = train_setting(training, FullSpec(epochs=1, batch_size=16))
+    assert fit.curve[0].data_wait_fraction is None
 
 
 def test_an_error_of_the_reading_thread_reaches_the_loop() -> None:

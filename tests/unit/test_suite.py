@@ -249,6 +249,11 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "s.yaml:4: level must be greater than 0, got -1",
         ),
         (
+            "strategies: [{name: full, mixup: -0.1, cutmix: 1}]",
+            "strategies",
+            "s.yaml:4: mixup must be greater than or equal to 0, got -0.1",
+        ),
+        (
             "strategies: [{name: dial, level: [1, -1]}]",
             "strategies",
             "s.yaml:4: level[1] must be greater than 0, got -1",

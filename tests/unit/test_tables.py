@@ -335,6 +335,18 @@ def test_a_record_is_shown_whole():
         assert part in text, part
 
 
+def test_an_epoch_that_waited_for_data_says_so_above_two_percent():
+    record = make_record(strategy="full")
+    shares = (0.25, 0.02, None)
+    curve = [
+        point.model_copy(update={"data_wait_fraction": share})
+        for point, share in zip(record.curve, shares, strict=False)
+    ]
+    text = record_text(record.model_copy(update={"curve": tuple(curve)}))
+    assert "5.0s, 25.0% of its steps' time waiting for data" in text
+    assert text.count("waiting for data") == 1
+
+
 def test_a_failed_record_is_shown_with_its_traceback():
     text = record_text(make_record(status=Status.CRASHED, message="signal 9"))
     assert "message                signal 9" in text
