@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -203,9 +204,6 @@ def test_a_training_that_waited_for_its_data_is_a_caveat():
     assert caveats([waited(0.1, 0.1), waited(None), make_record()], []) == []
 
 
-# Charts
-
-
 def test_the_pareto_front_holds_what_no_row_beats():
     rows = summarise(
         make_record(backbone=f"timm/{name}", accuracy=accuracy, rate=rate, memory=memory)
@@ -301,9 +299,10 @@ def test_the_page_is_light_enough_to_mail():
 def test_the_embedded_rows_are_the_table():
     records = vision_records()
     text = re.search(r'id="data">(.*?)</script>', _page(records), re.DOTALL).group(1)
-    rows = json.loads(text)
-    assert len(rows) == len(summarise(records))
-    assert rows[0]["test_accuracy"] == 0.983
+    data = json.loads(text)
+    assert [dict(zip(data["columns"], values, strict=True)) for values in data["rows"]] == [
+        asdict(row) for row in summarise(records)
+    ]
 
 
 def test_json_in_a_script_cannot_end_it():
@@ -352,6 +351,43 @@ def test_many_rows_of_a_dataset_are_folded():
     page = _page(records)
     assert "<summary>8 more</summary>" in page
     assert "and 14 more, marked in the results table" in page
+
+
+@pytest.fixture(scope="module")
+def long_page() -> str:
+    """A page of 600 rows, a third of them far below the rest, and 300 failures."""
+    records = [
+        make_record(backbone=f"timm/b{n}", strategy="full", accuracy=0.9 if n % 3 else 0.2)
+        for n in range(600)
+    ]
+    return _page([*records, *(make_record(seed=n, status=Status.OOM) for n in range(300))])
+
+
+def test_a_page_of_many_rows_shows_all_of_them_in_its_table_alone(long_page: str):
+    assert long_page.count("<tr data-dataset=") == 601
+    assert "<summary>588 more</summary>" in long_page
+    assert "and 500 further, in the results table" in long_page
+
+
+def test_a_page_of_many_failures_lists_some_and_says_so(long_page: str):
+    assert long_page.count('<details class="failure">') == 200
+    assert "and 100 more: <code>bench table --format json</code>" in long_page
+
+
+def test_a_page_of_many_curves_draws_the_highest(long_page: str):
+    assert "digits · full, the 40 highest of 600 cells" in long_page
+    assert long_page.count('class="line ') == 40
+    curves = long_page[long_page.index('id="curves"') :]
+    assert "b1\nseed" in curves and "b3\nseed" not in curves
+
+
+def test_a_page_of_many_rows_far_below_names_some(long_page: str):
+    assert "b0 · full, 20.0%; b102 · full, 20.0%; " in long_page
+    assert "20.0%; and 188 more." in long_page
+
+
+def test_a_page_grows_by_its_rows_alone(long_page: str):
+    assert len(long_page.encode()) < 1_700_000
 
 
 def test_without_records_there_is_no_report(tmp_path: Path):
