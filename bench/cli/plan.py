@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.collector import collector_paused
+
 if TYPE_CHECKING:
     from bench.interfaces import Missing
     from bench.spec import Cell
@@ -17,6 +19,7 @@ _EXIT_MISSING = 3
 _COLUMNS = ("backbone", "dataset", "strategy", "seed", "state", "estimate")
 
 
+@collector_paused()
 def plan(
     suite: Annotated[Path, typer.Argument(help="a suite file, e.g. suites/vision.yaml")],
     only: Annotated[
