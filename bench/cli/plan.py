@@ -1,6 +1,5 @@
 """`bench plan`: what a run would do, and whether this machine has all it takes."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ def plan(
     ] = None,
 ) -> None:
     """Show the cells of a suite: which are measured, what must be downloaded, how long it takes."""
+    from bench.environment import is_offline
     from bench.plan import parse_seeds, plan_cells, select_cells
     from bench.suite import load_suite
     from bench.survey import find_blocking
@@ -46,12 +46,6 @@ def plan(
     _print_lacks(surveys, blocking)
     if blocking:
         raise typer.Exit(_EXIT_MISSING)
-
-
-def is_offline() -> bool:
-    """Return whether the hub's own switches forbid downloads, in the spellings that it takes."""
-    switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in switches)
 
 
 def _survey(cells: "Sequence[Cell]", suite: str, url: str | None) -> "tuple[CellSurvey, ...]":
