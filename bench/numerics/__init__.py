@@ -24,12 +24,30 @@ this process's threads waited for a CPU for more than a tenth of the time, the f
 preference is taken, the others are `rejected` as not compared, and only the run remembers it; the
 next run measures again. Within a run, and its re-issued commands, a plan never changes.
 
-A pinned policy (`fp32`, `bf16`, `fp16`) measures nothing. It takes channels_last where the module
-allows, except fp32 on CUDA, whose kernels prefer contiguous. The two formats are the same
-arithmetic summed in another order: last bits differ between them, never from night to night.
+With `compile: true` the choice, and the fastest if that is another one, are then compiled: two
+graphs at most, since each takes seconds to minutes. They are judged against the same reference and
+timed in rounds with their eager twins, on the whole batch, since a graph is made for one shape. The
+eager one is preferred, so that compiling must earn more than 5%, and the time of compiling is kept
+beside the plan. A compiler that is missing or fails is a rejected candidate with the reason. A
+training with frozen weights is not compiled, see `TrainTrial.compile_refusal`.
+
+A pinned policy (`fp32`, `bf16`, `fp16`) measures nothing, unless a compiled twin is to be compared
+with it. It takes channels_last where the module allows, except fp32 on CUDA, whose kernels prefer
+contiguous. The two formats are the same arithmetic summed in another order: last bits differ
+between them, never from night to night.
 """
 
 from bench.numerics.applied import apply_plan, autocast, prepare_inputs
 from bench.numerics.choice import plan_forward, plan_train
+from bench.numerics.compiling import CompileSite, compiled, compiling_at
 
-__all__ = ["apply_plan", "autocast", "plan_forward", "plan_train", "prepare_inputs"]
+__all__ = [
+    "CompileSite",
+    "apply_plan",
+    "autocast",
+    "compiled",
+    "compiling_at",
+    "plan_forward",
+    "plan_train",
+    "prepare_inputs",
+]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.meters import Clock, synchronize
 from bench.numerics.applied import Candidate, Precision, apply_plan, autocast, prepare_inputs
+from bench.numerics.compiling import CompiledPass
 from bench.record import NumericsPlan
 
 MIN_FEATURE_COSINE = 0.999
@@ -42,6 +43,11 @@ class Trial(ABC):
         """Whether the other memory format means anything here."""
         weights = self.module.parameters()
         return self.inputs.dim() == 4 and any(weight.dim() == 4 for weight in weights)
+
+    @property
+    def compile_refusal(self) -> str | None:
+        """Why compiled candidates are not offered, or None."""
+        return None
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -76,6 +82,14 @@ class Trial(ABC):
         synchronize(self.device)
         return self.clock() - began
 
+    def _pass(self, plan: NumericsPlan) -> Tensor:
+        """Return the outputs of the module as a pass under the plan computes them."""
+        inputs = prepare_inputs(self.inputs, plan)
+        if not plan.compiled:
+            outputs: Tensor = self.module(inputs)
+            return outputs
+        return CompiledPass(self.module, plan, len(inputs), forgiving=False)(inputs)
+
     @abstractmethod
     def _prepare(self, module: nn.Module) -> nn.Module: ...
 
@@ -101,7 +115,7 @@ class ForwardTrial(Trial):
         plan = candidate.as_plan()
         apply_plan(self.module, plan)
         with torch.no_grad(), autocast(plan, self.device):
-            return (self.module(prepare_inputs(self.inputs, plan)).float(),)
+            return (self._pass(plan).float(),)
 
     def disagreement(
         self, reference: tuple[Tensor, ...], outcome: tuple[Tensor, ...], precision: Precision
@@ -120,6 +134,16 @@ class TrainTrial(Trial):
 
     name = "train"
 
+    @property
+    def compile_refusal(self) -> str | None:
+        """That something is frozen: such a model may be cut behind its frozen prefix.
+
+        A cut replaces what modules do while it runs, which a graph does not see.
+        """
+        if all(weight.requires_grad for weight in self.module.parameters()):
+            return None
+        return "not offered: a part is frozen, and a cut behind it cannot be compiled"
+
     def _prepare(self, module: nn.Module) -> nn.Module:
         generator = torch.Generator(self.device).manual_seed(0)
         for weight in module.parameters():
@@ -133,7 +157,7 @@ class TrainTrial(Trial):
         apply_plan(self.module, plan)
         self.module.zero_grad(set_to_none=True)
         with autocast(plan, self.device):
-            logits = self.module(prepare_inputs(self.inputs, plan))
+            logits = self._pass(plan)
         assert self.labels is not None
         loss = nn.functional.cross_entropy(logits.float(), self.labels)
         scale = _LOSS_SCALE if candidate.precision == "fp16" else 1.0
@@ -175,7 +199,9 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
     dropouts = [
         part
         for part in module.modules()
-        if isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in names
+        if (isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in names)
+        # One that drops nothing stays: a changed mode would have a graph compiled again.
+        and (getattr(part, "p", None) or getattr(part, "drop_prob", None))
     ]
     before = [part.training for part in dropouts]
     for part in dropouts:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.environment import package_versions
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Runtime, Split
-from bench.numerics import apply_plan, autocast, plan_forward, prepare_inputs
+from bench.numerics import apply_plan, autocast, compiled, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
 from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
@@ -90,6 +90,7 @@ def pass_key(
         "preprocessing": backbone.preprocessing.model_dump(mode="json"),
         "precision": plan.precision,
         "memory_format": plan.memory_format,
+        **({"compiled": True} if plan.compiled else {}),
         "device": device.type,
         "packages": package_versions(),
     }
@@ -146,7 +147,7 @@ def _forward(
     images = load_batch(split, positions, runtime.device)
     inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
     with autocast(plan, runtime.device):
-        features: Tensor = backbone.module(inputs)
+        features = compiled(backbone.module, plan, eval_batch_size(runtime.device))(inputs)
     expected = (len(images), backbone.info.feature_dim)
     if tuple(features.shape) != expected:
         raise StrategyError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.digests import digest_value
-from bench.numerics import autocast, prepare_inputs
+from bench.numerics import autocast, compiled, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
@@ -103,7 +103,7 @@ class TrainStep:
         micro_batch: int | None = None,
     ) -> None:
         self._micro_batch = micro_batch
-        self._classifier = trained.classifier
+        self._forward = compiled(trained.classifier, plan)
         self._setting = setting
         self._plan = plan
         self._device = device
@@ -150,7 +150,7 @@ class TrainStep:
     def _add_gradients(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
         """Add the gradients of the weighted mean loss to what is there, and return that loss."""
         with autocast(self._plan, self._device):
-            logits = self._classifier(prepare_inputs(inputs, self._plan))
+            logits = self._forward(prepare_inputs(inputs, self._plan))
         smoothing = self._setting.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if weight != 1.0:
@@ -342,9 +342,11 @@ def predict_logits(
     classifier.eval()
     at_once = at_once or EvalBatch(eval_batch_size(device), device)
 
+    forward = compiled(classifier, plan, eval_batch_size(device))
+
     def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
         for batch in feed.batches(torch.arange(first, len(feed)), sizes):
-            yield classifier(prepare_inputs(batch.inputs, plan)).float()
+            yield forward(prepare_inputs(batch.inputs, plan)).float()
 
     with torch.no_grad(), autocast(plan, device):
         return torch.cat(at_once.collect(len(feed), run))

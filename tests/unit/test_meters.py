@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.meters import FakeClock, HostMemory, Phases, device_lock, waiting_seconds
+from bench.meters import (
+    FakeClock,
+    HostMemory,
+    Phases,
+    WaitMeter,
+    device_lock,
+    waiting_seconds,
+)
 from bench.record import Progress
 
 MEGABYTE = 1 << 20
@@ -148,16 +155,22 @@ def test_waiting_for_a_cpu_grows_while_others_take_them_all():
     for other in others:
         other.start()
     time.sleep(1)
+    meters = [WaitMeter(time.perf_counter, num_threads) for num_threads in (1, 2)]
     before, until = waiting_seconds(), time.perf_counter() + 1
     while time.perf_counter() < until:
         pass
     after = waiting_seconds()
+    alone, shared = (meter.fraction() for meter in meters)
     stop.set()
     for other in others:
         other.join(30)
     assert before is not None
     assert after is not None
     assert 0.1 < after - before < 1.1
+    assert alone is not None
+    assert shared is not None
+    assert 0.1 < alone < 1.1
+    assert shared == pytest.approx(alone / 2, rel=0.05)
 
 
 def hold(root: Path, exclusive: bool, asks: Event, holds: Event, release: Event) -> None:

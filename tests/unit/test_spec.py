@@ -161,3 +161,8 @@ def test_the_canonical_cell_leaves_the_suite_out_and_survives_json():
     assert cell.canonical() == other.canonical()
     assert cell.canonical()["strategy"]["learning_rate"] == [1e-3, 1e-2]
     assert cell.canonical() != make_cell().canonical()
+
+
+def test_a_cell_that_does_not_compile_is_known_by_what_it_was_before_cells_could():
+    assert "compile" not in make_cell().canonical()
+    assert make_cell(compile=True).canonical() == make_cell().canonical() | {"compile": True}

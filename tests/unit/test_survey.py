@@ -63,6 +63,7 @@ def test_a_request_key_is_the_same_in_every_suite():
         {"split_seed": 1},
         {"image_size": 64},
         {"numerics": Numerics.FP32},
+        {"compile": True},
     ],
 )
 def test_all_that_can_change_the_numbers_changes_the_request_key(fields):
