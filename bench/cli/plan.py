@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.survey import CellSurvey
 
 _EXIT_MISSING = 3
+_MOST_FOLDED = 500
 _COLUMNS = ("backbone", "dataset", "strategy", "seed", "state", "estimate")
 
 
@@ -84,7 +85,8 @@ def _row(survey: "CellSurvey", blocking: "Sequence[Missing]") -> tuple[str, ...]
 
 
 def _print_cells(rows: Sequence[tuple[str, ...]]) -> None:
-    if not sys.stdout.isatty():
+    # A terminal folds long lines by itself, if less neatly, and thousands of them at once.
+    if not sys.stdout.isatty() or len(rows) > _MOST_FOLDED:
         widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
         for row in (_COLUMNS, *rows):
             line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

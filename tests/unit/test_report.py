@@ -189,19 +189,7 @@ def test_what_a_reader_should_know_is_found_in_the_records():
     assert caveats(clean, summarise(clean)) == []
 
 
-def test_a_training_that_waited_for_its_data_is_a_caveat():
-    def waited(*shares: float | None):
-        record = make_record(strategy="full")
-        pairs = zip(record.curve, shares, strict=False)
-        curve = [p.model_copy(update={"data_wait_fraction": share}) for p, share in pairs]
-        return record.model_copy(update={"curve": tuple(curve)})
-
-    said = (
-        "1 cell waited for data for more than 10% of the time of the training steps: reading set "
-        "the pace, not the device."
-    )
-    assert said in caveats([waited(0.3, 0.02), waited(0.1, 0.1), waited(None)], [])
-    assert caveats([waited(0.1, 0.1), waited(None), make_record()], []) == []
+# Charts
 
 
 def test_the_pareto_front_holds_what_no_row_beats():
@@ -379,6 +367,20 @@ def test_a_page_of_many_curves_draws_the_highest(long_page: str):
     assert long_page.count('class="line ') == 40
     curves = long_page[long_page.index('id="curves"') :]
     assert "b1\nseed" in curves and "b3\nseed" not in curves
+
+
+def test_a_figure_of_many_rows_draws_the_front_and_the_most_accurate():
+    records = [
+        make_record(
+            backbone=f"timm/b{n}", accuracy=0.9 - n / 10_000, rate=1000.0 if n == 999 else 10.0
+        )
+        for n in range(1000)
+    ]
+    panel = cost_panel("digits", summarise(records), THROUGHPUT, ["linear_probe"])
+    assert panel is not None
+    assert (len(panel.marks), panel.num_further) == (401, 599)
+    assert any("b999\n" in mark.tip for mark in panel.marks if mark.on_front)
+    assert "599 more rows are in the results table" in _page(records)
 
 
 def test_a_page_of_many_rows_far_below_names_some(long_page: str):
