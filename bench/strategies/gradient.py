@@ -155,7 +155,10 @@ def _prepare_trainings(
         if part not in by_stages:
             trained = Trained(classifier, part)
             plan = _plan_train(task, spec, trained)
-            val_plan = forward.model_copy(update={"memory_format": plan.memory_format})
+            # A cut behind a frozen prefix cannot be compiled; the step's plan sees to that itself.
+            compiled = forward.compiled and part is None
+            val = {"memory_format": plan.memory_format, "compiled": compiled}
+            val_plan = forward.model_copy(update=val)
             by_stages[part] = _prepare(task, spec, images, (trained, plan, val_plan))
     return [by_stages[part] for part in stages]
 

@@ -189,6 +189,21 @@ def test_what_a_reader_should_know_is_found_in_the_records():
     assert caveats(clean, summarise(clean)) == []
 
 
+def test_a_training_that_waited_for_its_data_is_a_caveat():
+    def waited(*shares: float | None):
+        record = make_record(strategy="full")
+        pairs = zip(record.curve, shares, strict=False)
+        curve = [p.model_copy(update={"data_wait_fraction": share}) for p, share in pairs]
+        return record.model_copy(update={"curve": tuple(curve)})
+
+    said = (
+        "1 cell waited for data for more than 10% of the time of the training steps: reading set "
+        "the pace, not the device."
+    )
+    assert said in caveats([waited(0.3, 0.02), waited(0.1, 0.1), waited(None)], [])
+    assert caveats([waited(0.1, 0.1), waited(None), make_record()], []) == []
+
+
 # Charts
 
 
