@@ -189,6 +189,16 @@ def test_what_a_reader_should_know_is_found_in_the_records():
     assert caveats(clean, summarise(clean)) == []
 
 
+def test_a_speed_measured_on_a_busy_machine_is_a_caveat():
+    record = make_record(strategy="full")
+    busy = record.infer_profile.model_copy(update={"waiting_fraction": 0.2})
+    calm = record.infer_profile.model_copy(update={"waiting_fraction": 0.05})
+    records = [record.model_copy(update={"infer_profile": each}) for each in (busy, calm, None)]
+    (said,) = caveats(records, [])
+    assert said.startswith("The speed of 1 cell was measured while the machine was busy")
+    assert caveats(records[1:], []) == []
+
+
 def test_a_training_that_waited_for_its_data_is_a_caveat():
     def waited(*shares: float | None):
         record = make_record(strategy="full")
