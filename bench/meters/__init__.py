@@ -3,7 +3,7 @@
 What a device or a driver does not report is None, never 0.
 """
 
-from bench.meters.clock import Clock, FakeClock, Phases
+from bench.meters.clock import Clock, FakeClock, Phases, Ticker
 from bench.meters.cuda import CudaMemory, DeviceEnergy
 from bench.meters.device import FlopCount, count_flops, release_unused, synchronize
 from bench.meters.exhaustion import is_out_of_memory
@@ -18,6 +18,7 @@ __all__ = [
     "FlopCount",
     "HostMemory",
     "Phases",
+    "Ticker",
     "WaitMeter",
     "count_flops",
     "device_lock",

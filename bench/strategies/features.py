@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from bench.environment import package_versions
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Runtime, Split
+from bench.meters import Ticker
 from bench.numerics import apply_plan, autocast, compiled, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
 from bench.strategies.freeze import digest_tensors
@@ -73,7 +75,8 @@ def extract_features(
         run_bound=True,
     )
     with runtime.phase("features"):
-        array.ensure(split.rows, _maker(backbone, split, runtime, plan))
+        ticker = Ticker("features", array.count_missing(split.rows), runtime.emit, time.monotonic)
+        array.ensure(split.rows, _maker(backbone, split, runtime, plan, ticker))
         features = torch.from_numpy(array.read(split.rows))
     _check_finite(features, backbone, split)
     return features
@@ -112,7 +115,7 @@ def count_constant(features: Tensor, backbone: Backbone) -> int:
 
 
 def _maker(
-    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan
+    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan, ticker: Ticker
 ) -> Callable[[np.ndarray], np.ndarray]:
     at_once = EvalBatch(eval_batch_size(runtime.device), runtime.device)
 
@@ -123,7 +126,9 @@ def _maker(
 
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
-                yield _forward(backbone, part, slice(first, first + size), runtime, plan)
+                features = _forward(backbone, part, slice(first, first + size), runtime, plan)
+                ticker.add(size)
+                yield features
                 first += size
 
         batches = at_once.collect(len(rows), run)

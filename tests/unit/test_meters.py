@@ -12,6 +12,7 @@ from bench.meters import (
     FakeClock,
     HostMemory,
     Phases,
+    Ticker,
     WaitMeter,
     device_lock,
     waiting_seconds,
@@ -138,6 +139,18 @@ def test_memory_held_from_before_is_in_the_floor():
     assert host.floor_bytes > 150 * MEGABYTE
     assert host.peak_above_floor() < 50 * MEGABYTE
     del held
+
+
+def test_a_ticker_tells_how_far_it_is_at_most_once_a_second():
+    clock, told = FakeClock(), []
+    ticker = Ticker("features", 100, told.append, clock)
+    for _ in range(10):
+        clock.advance(0.3)
+        ticker.add(10)
+    assert [(tick.phase, tick.num_done, tick.num_total) for tick in told] == [
+        ("features", 40, 100),
+        ("features", 80, 100),
+    ]
 
 
 def spin(stop: Event) -> None:
