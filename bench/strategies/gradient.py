@@ -202,6 +202,7 @@ def _prepare(
             apply_plan(trained.classifier, plan)
             cached = cache_prefix(task, trained, plan, val_plan)
             trained, train, val = cached.trained, cached.train, cached.val
+            notes = cached.notes
     except PlainPath as reason:
         train, val = images.feeds
         notes = (f"frozen prefix run in every epoch: {reason}",)

@@ -38,6 +38,9 @@ BUDGET_BYTES = 2 << 30
 _NUM_CHECKED = 8
 _NUM_CANDIDATES = 3
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
+# Narrower than what the pass itself computes with is a change of numerics, so fp32 and tf32 forbid
+# it. fp16 could overflow for an image that the check did not see.
+_NARROWER = {"bf16": torch.bfloat16}
 
 
 class PlainPath(Exception):  # noqa: N818 - not an error: the plain path gives the same result
@@ -98,11 +101,12 @@ class Suffix(Classifier):
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """A training's model and data behind its cut."""
+    """A training's model and data behind its cut; notes say what differs from the plain path."""
 
     trained: Trained
     train: ActivationFeed
     val: ActivationFeed | None
+    notes: tuple[str, ...] = ()
 
 
 def cache_prefix(
@@ -126,13 +130,15 @@ def cache_prefix(
         cut = find_cut(trained, inputs, train_plan, device)
         suffix = replace(trained, classifier=Suffix(trained.classifier, cut))
         sources = [(task.train, train_plan)] + ([(task.val, val_plan)] if task.val else [])
-        layouts = [_layout(trained, cut, inputs, plan, device) for _, plan in sources]
+        layouts = [_layout(trained, cut, inputs, plan) for _, plan in sources]
         _check_budget([split for split, _ in sources], layouts)
         feeds = [
             ActivationFeed(split, _fill(task, trained, cut, split, plan, layout), layout, device)
             for (split, plan), layout in zip(sources, layouts, strict=True)
         ]
-    return CachedPrefix(suffix, feeds[0], feeds[1] if task.val else None)
+    narrowed = {f"{each.dtype} of {each.computed}" for each in layouts if each.is_narrowed}
+    notes = tuple(f"activations kept as {what}, which agrees" for what in sorted(narrowed))
+    return CachedPrefix(suffix, feeds[0], feeds[1] if task.val else None, notes)
 
 
 def find_cut(trained: Trained, inputs: Tensor, plan: NumericsPlan, device: torch.device) -> Cut:
@@ -154,7 +160,7 @@ def find_cut(trained: Trained, inputs: Tensor, plan: NumericsPlan, device: torch
         reason = "no module with one tensor as output ends before the first trained stage"
         for path in islice(trace.candidates(), _NUM_CANDIDATES):
             cut = trace.cut_at(path)
-            reason = f"cut at {path}: " + (_compare(trained, cut, inputs, plan, device) or "")
+            reason = f"cut at {path}: " + (_compare(trained, cut, inputs, plan) or "")
             restore_tensors(trained, start)
             trained.train()
             if reason == f"cut at {path}: ":
@@ -226,20 +232,27 @@ def _trace(trained: Trained, example: Tensor) -> _Trace:
 
 
 def _compare(
-    trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan, device: torch.device
+    trained: Trained,
+    cut: Cut,
+    inputs: Tensor,
+    plan: NumericsPlan,
+    through: Callable[[Tensor], Tensor] = lambda activations: activations,
 ) -> str | None:
-    """Return how the cut model differs from the plain one, or None; tensors are left changed."""
+    """Return how the cut model differs from the plain one, or None; tensors are left changed.
+
+    `through` is what becomes of activations between prefix and suffix.
+    """
     suffix = Suffix(trained.classifier, cut)
     start = copy_tensors(trained)
     try:
-        activations = run_prefix(trained.classifier, cut, inputs)
+        activations = through(run_prefix(trained.classifier, cut, inputs))
         for mode in ("eval", "train"):
             results = []
             for features in (trained.classifier.backbone, suffix.features):
                 restore_tensors(trained, start)
                 trained.train() if mode == "train" else trained.classifier.eval()
                 shown = inputs if features is trained.classifier.backbone else activations.clone()
-                with seeded(0, device):
+                with seeded(0, inputs.device):
                     results.append(_outcome(trained, features, shown))
             if (difference := _distance(*results)) is None or difference > _tolerance(plan):
                 what = "another shape or no gradient" if difference is None else f"{difference:.1g}"
@@ -313,17 +326,25 @@ def _answering(backbone: nn.Module, answers: Mapping[str, Any]) -> Iterator[None
             module.__dict__.pop("forward", None)
 
 
-def _layout(
-    trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan, device: torch.device
-) -> Layout:
-    with autocast(plan, device):
-        output = run_prefix(trained.classifier, cut, prepare_inputs(inputs, plan))
-    if output.dtype not in STORED or len(output) != len(inputs):
-        raise PlainPath(f"cut at {cut.path}: activations are {output.dtype}")
-    shape = tuple(output.shape[1:])
-    if cut.channels_last:
-        shape = (*shape[1:], shape[0])
-    return Layout(shape, output.dtype, cut.channels_last)
+def _layout(trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan) -> Layout:
+    """Return how activations under a plan are stored: in the narrowest dtype that agrees."""
+    start = copy_tensors(trained)
+    with autocast(plan, inputs.device):
+        inputs = prepare_inputs(inputs, plan)
+        output = run_prefix(trained.classifier, cut, inputs)
+        if output.dtype not in STORED or len(output) != len(inputs):
+            raise PlainPath(f"cut at {cut.path}: activations are {output.dtype}")
+        shape = tuple(output.shape[1:])
+        shape = (*shape[1:], shape[0]) if cut.channels_last else shape
+        layout = Layout(shape, output.dtype, output.dtype, cut.channels_last)
+        narrower = _NARROWER.get(plan.precision, output.dtype)
+        if narrower.itemsize >= output.dtype.itemsize:
+            return layout
+        narrow = replace(layout, dtype=narrower)
+        differs = _compare(trained, cut, inputs, plan, lambda x: narrow.restore(narrow.store(x)))
+    restore_tensors(trained, start)
+    trained.train()
+    return layout if differs else narrow
 
 
 def _check_budget(splits: Sequence[Split], layouts: Sequence[Layout]) -> None:
@@ -347,7 +368,7 @@ def _fill(
     array = task.runtime.cache.rows(
         "prefix",
         pass_key(task.backbone, split, plan, device)
-        | {"cut": cut.path, "channels_last": cut.channels_last},
+        | {"cut": cut.path, "channels_last": cut.channels_last, "computed": str(layout.computed)},
         shape=(len(split.pool), *layout.shape),
         dtype=STORED[layout.dtype],
         run_bound=True,
