@@ -417,3 +417,15 @@ def test_measured_at_is_in_utc():
     record = make_record()
     elsewhere = record.started_at.astimezone(tz=None) + timedelta(0)
     assert _row(record.model_copy(update={"started_at": elsewhere})).measured_at.endswith("+00:00")
+
+
+def test_of_thousands_of_rows_a_terminal_shows_the_most_accurate():
+    rows = summarise(
+        make_record(backbone=f"timm/b{n:03}", dataset=name, accuracy=0.9 - n / 1000)
+        for name, count in (("digits", 503), ("mnist-5k", 2))
+        for n in range(count)
+    )
+    text = terminal_text(rows, (), width=100)
+    assert "… and 3 more below these: bench table --format csv" in text
+    assert text.count("timm/b") == 502
+    assert "timm/b499" in text and "timm/b500" not in text
