@@ -362,6 +362,23 @@ def test_an_error_is_known_to_mean_that_memory_ran_out(error: Exception, expecte
     assert is_out_of_memory(error) is expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_an_error_of_two_meanings_counts_only_where_memory_can_be_refused() -> None:
+    import resource
+
+    error = RuntimeError("could not create a primitive")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    overcommit = Path("/proc/sys/vm/overcommit_memory").read_text().strip()
+    if soft == resource.RLIM_INFINITY and overcommit != "2":
+        assert not is_out_of_memory(error)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 46, hard))
+        assert is_out_of_memory(error)
+        assert not is_out_of_memory(RuntimeError("shapes differ"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def test_another_error_is_raised_at_once() -> None:
     tried: list[int] = []
 
