@@ -16,6 +16,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -23,6 +25,7 @@ T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
+_MIXING = ("mixup", "cutmix")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -189,6 +192,12 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave mixing out where it is off: keys and labels of cells from before it stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key not in _MIXING or value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:
