@@ -17,7 +17,7 @@ from bench.datasets.prepare import PreparedData
 from bench.environment import device_class
 from bench.interfaces import Adapted, Backbone, Runtime
 from bench.meters import HostMemory, device_lock
-from bench.numerics import autocast, prepare_inputs
+from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.profile import ProfileSettings, profile_inference, profile_training
 from bench.record import InferProfile, NumericsPlan, Preprocessing, TrainProfile
 from bench.spec import StrategySpec
@@ -102,7 +102,7 @@ class CellProfiler:
         measure: Callable[[], InferProfile | TrainProfile],
     ) -> Any:
         """Return a profile as JSON, recalled or measured; a disturbed one is this cell's alone."""
-        in_force = plan.model_dump(include={"precision", "memory_format", "compiled"})
+        in_force = plan.model_dump(include={"precision", "memory_format", "folded", "compiled"})
         whole = {
             **key,
             "weights": self._backbone.info.weights_digest,
@@ -141,11 +141,13 @@ class CellProfiler:
 
     def _end_to_end(self, classifier: torch.nn.Module, plan: NumericsPlan) -> Any:
         example, device = self._data.example, self._settings.device
+        # Not compiled: a graph is made for the throughput batch alone.
+        forward = make_pass(classifier, plan.model_copy(update={"compiled": False}))
 
         def run() -> None:
             inputs = to_inputs(example(), self._backbone.preprocessing, device)
             with torch.inference_mode(), autocast(plan, device):
-                classifier(prepare_inputs(inputs, plan)).argmax(dim=1).cpu()
+                forward(prepare_inputs(inputs, plan)).argmax(dim=1).cpu()
 
         return run
 

@@ -31,7 +31,7 @@ from bench.meters import (
     release_unused,
     synchronize,
 )
-from bench.numerics import apply_plan, autocast, compiled, prepare_inputs
+from bench.numerics import apply_plan, autocast, make_pass, prepare_inputs
 from bench.record import InferProfile, Latency, Memory, NumericsPlan, TrainProfile
 
 __all__ = ["ProfileSettings", "device_lock", "profile_inference", "profile_training"]
@@ -92,7 +92,7 @@ def profile_inference(
     training = classifier.training
     apply_plan(classifier.eval(), plan)
     batch = prepare_inputs(inputs, plan)
-    forward = compiled(classifier, plan, len(batch))
+    forward = make_pass(classifier, plan, len(batch))
 
     def run(size: int) -> None:
         with torch.inference_mode(), autocast(plan, settings.device):

@@ -108,6 +108,8 @@ class NumericsPlan(Frozen):
     """The numerics in force for one pass.
 
     Attributes:
+        folded: Whether batch norms are folded into the convolutions before them, on a copy.
+        batch_size: Examples per pass that were found quickest; None where none was looked for.
         compile_seconds: What the first call of the compiled pass took when the plan was measured;
             None for an eager one. It is part of no throughput.
         source: ``pinned`` by the suite, ``measured`` now, or ``recalled`` from the cache.
@@ -118,6 +120,8 @@ class NumericsPlan(Frozen):
 
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    folded: bool = False
+    batch_size: int | None = None
     compiled: bool = False
     compile_seconds: float | None = None
     num_threads: int = 1

@@ -21,16 +21,18 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 @dataclass(frozen=True)
 class Candidate:
-    """One precision in one memory format, run eagerly or compiled."""
+    """One precision in one memory format, with batch norms folded or not, eager or compiled."""
 
     precision: Precision
     memory_format: MemoryFormat
+    folded: bool = False
     compiled: bool = False
 
     @property
     def name(self) -> str:
         """As in `NumericsPlan.seconds` and `rejected`: ``bf16 channels_last compiled``."""
-        return f"{self.precision} {self.memory_format}{' compiled' * self.compiled}"
+        how = " folded" * self.folded + " compiled" * self.compiled
+        return f"{self.precision} {self.memory_format}{how}"
 
     @property
     def twin(self) -> Candidate:
@@ -40,7 +42,10 @@ class Candidate:
     def as_plan(self) -> NumericsPlan:
         """Return the plan that would put it into force."""
         return NumericsPlan(
-            precision=self.precision, memory_format=self.memory_format, compiled=self.compiled
+            precision=self.precision,
+            memory_format=self.memory_format,
+            folded=self.folded,
+            compiled=self.compiled,
         )
 
 

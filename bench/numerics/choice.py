@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -25,9 +27,12 @@ from bench.numerics.trial import ForwardTrial, TrainTrial, Trial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 
-_VERSION = 2
+_VERSION = 3
 _CALL_SECONDS = 0.08
 _MIN_BATCH = 8
+_BATCH_SIZES = (8, 16, 32, 64)
+_MIN_REPEATS = 3
+_WORSE = 1.1
 
 
 def plan_forward(
@@ -75,11 +80,6 @@ def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPla
     pinned = None if runtime.numerics is Numerics.AUTO else _pinned(trial, runtime)
     if pinned is not None and not runtime.compile:
         return pinned
-    offered = (
-        candidates(trial.device, trial.allows_channels_last)
-        if pinned is None
-        else (Candidate(pinned.precision, pinned.memory_format),)
-    )
     cache_key = _cache_key(trial, runtime, key)
     measured = False
 
@@ -87,6 +87,9 @@ def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPla
         nonlocal measured
         measured = True
         with trial.isolated():
+            offered = candidates(trial.device, trial.allows_channels_last, folds=trial.folds)
+            if pinned is not None:
+                offered = (Candidate(pinned.precision, pinned.memory_format),)
             plan = _measure(trial, offered, runtime)
         return plan.model_dump(mode="json")
 
@@ -126,13 +129,23 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
     return ("fp32", "tf32", "bf16", "fp16") if major >= 8 else ("fp32", "fp16")
 
 
-def candidates(device: torch.device, allows_channels_last: bool) -> tuple[Candidate, ...]:
-    """Return what `auto` may choose from on a device, in order of preference."""
-    formats: tuple[MemoryFormat, ...] = ("channels_last", "contiguous")
+def candidates(
+    device: torch.device, allows_channels_last: bool, *, folds: bool = False
+) -> tuple[Candidate, ...]:
+    """Return what `auto` may choose from on a device, in order of preference.
+
+    Args:
+        device: Where the pass runs.
+        allows_channels_last: Whether that memory format means anything.
+        folds: Whether batch norms can be folded; tried in channels_last, if that is allowed.
+    """
+    formats: list[tuple[MemoryFormat, bool]] = [("contiguous", False)]
+    if allows_channels_last:
+        formats = [("channels_last", False), *[("channels_last", True)] * folds, *formats]  # type: ignore[list-item]
     return tuple(
-        Candidate(precision, memory_format)
+        Candidate(precision, memory_format, folded=folded)
         for precision in _precisions(device)
-        for memory_format in formats[0 if allows_channels_last else 1 :]
+        for memory_format, folded in formats
     )
 
 
@@ -162,7 +175,9 @@ def _measure(trial: Trial, offered: Sequence[Candidate], runtime: Runtime) -> Nu
         twins = [candidate.twin for candidate in offered] if runtime.compile else []
         finalists = _eager_finalists(trial, offered, twins, rounds, runtime.num_threads)
     if not runtime.compile:
-        return rounds.plan(finalists[0], runtime.num_threads)
+        plan = rounds.plan(finalists[0], runtime.num_threads)
+        trial.inputs, trial.labels = whole
+        return plan.model_copy(update={"batch_size": _quickest_batch(trial, finalists[0], plan)})
     if trial.compile_refusal is not None:
         rounds.rejected["compiled"] = trial.compile_refusal
         return rounds.plan(finalists[0], runtime.num_threads)
@@ -199,6 +214,28 @@ def _eager_finalists(
     chosen = choose({candidate: medians[candidate] for candidate in survivors})
     fastest = min(survivors, key=lambda candidate: medians[candidate])
     return (chosen,) if chosen == fastest else (chosen, fastest)
+
+
+def _quickest_batch(trial: Trial, candidate: Candidate, plan: NumericsPlan) -> int | None:
+    """Return at how many examples a forward pass takes least for each; None where it is not asked.
+
+    Raises:
+        DisturbedError: The machine was busy; it carries the plan without a batch size.
+    """
+    if trial.name != "forward" or trial.device.type != "cpu":
+        return None
+    inputs, watch = trial.inputs, Watch(trial, plan.num_threads)
+    seconds: dict[int, float] = {}
+    for size in (size for size in _BATCH_SIZES if size <= len(inputs)):
+        trial.inputs = inputs[:size]
+        times = [trial.seconds(candidate) for _ in range(_MIN_REPEATS)]
+        seconds[size] = statistics.median(times) / size
+        if seconds[size] > _WORSE * min(seconds.values()):
+            break
+    trial.inputs = inputs
+    if watch.is_disturbed():
+        raise DisturbedError(plan)
+    return min(seconds, key=lambda size: seconds[size]) if seconds else None
 
 
 def _compare_compiled(
@@ -250,9 +287,15 @@ def _cut_to_budget(trial: Trial) -> None:
 
 def _agreeing(trial: Trial, offered: Sequence[Candidate], rounds: Rounds) -> list[Candidate]:
     reference = trial.outcome(REFERENCE)
-    agreeing = []
+    agreeing: list[Candidate] = []
     for candidate in offered:
-        reason = None if candidate == REFERENCE else _disagreement(trial, candidate, reference)
+        exact = replace(candidate, precision="fp32")
+        if candidate == REFERENCE:
+            reason = None
+        elif candidate.folded and exact.name in rounds.rejected:
+            reason = "folding is not exact in fp32"
+        else:
+            reason = _disagreement(trial, candidate, reference)
         if reason is None:
             agreeing.append(candidate)
         else:

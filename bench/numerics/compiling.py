@@ -87,29 +87,18 @@ def _is_default(folder: str | None) -> bool:
     return folder is None or folder.startswith(str(own))
 
 
-def compiled(module: nn.Module, plan: NumericsPlan, batch_size: int | None = None) -> Pass:
-    """Return what runs a module's pass under a plan: the module itself unless that is compiled.
+class CompiledPass:
+    """A module's pass with a graph for one batch size.
 
-    A compiled pass runs its graph for batches of the one size and the module eagerly for any other,
-    such as a short last batch, so that nothing is compiled for it. A graph is made at the first
-    such batch, once per module, mode, shape and plan; passes and epochs share it. A compiler that
-    fails leaves the pass eager, and the reason at the `CompileSite`.
+    The graph runs batches of the one size and the module any other eagerly, such as a short last
+    batch, so that nothing is compiled for it. A graph is made at the first such batch, once per
+    module, mode, shape and plan; passes and epochs share it. A compiler that fails leaves the pass
+    eager, and the reason at the `CompileSite`.
 
     Args:
         module: Inputs -> features or logits, with the plan applied to it.
         plan: In force in the pass.
         batch_size: Examples that a graph is made for; None takes those of the first batch.
-    """
-    return CompiledPass(module, plan, batch_size) if plan.compiled else module
-
-
-class CompiledPass:
-    """A module's pass with a graph for one batch size; see `compiled`.
-
-    Args:
-        module: As for `compiled`.
-        plan: As for `compiled`.
-        batch_size: As for `compiled`.
         forgiving: Whether to go on eagerly where the compiler fails.
     """
 

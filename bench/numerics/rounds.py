@@ -63,12 +63,19 @@ class Watch:
         Raises:
             DisturbedError: Threads waited too long; its plan is the first of the candidates.
         """
-        share = (self._meter.fraction() if self._meter else None) or 0.0
+        share = self._waiting_share()
         if share <= MAX_WAITING:
             return
         reason = f"not compared: threads waited for a CPU for {share:.0%} of the time"
         rounds.rejected |= {candidate.name: reason for candidate in agreeing[1:]}
         raise DisturbedError(rounds.plan(agreeing[0], self._num_threads))
+
+    def is_disturbed(self) -> bool:
+        """Return whether threads waited too long for timings to mean anything."""
+        return self._waiting_share() > MAX_WAITING
+
+    def _waiting_share(self) -> float:
+        return (self._meter.fraction() if self._meter else None) or 0.0
 
 
 def time_rounds(

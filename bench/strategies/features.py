@@ -14,7 +14,7 @@ from bench.environment import package_versions
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Runtime, Split
 from bench.meters import Ticker
-from bench.numerics import apply_plan, autocast, compiled, plan_forward, prepare_inputs
+from bench.numerics import apply_plan, autocast, make_pass, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
 from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
@@ -93,7 +93,8 @@ def pass_key(
         "preprocessing": backbone.preprocessing.model_dump(mode="json"),
         "precision": plan.precision,
         "memory_format": plan.memory_format,
-        **({"compiled": True} if plan.compiled else {}),
+        "folded": plan.folded,
+        "compiled": plan.compiled,
         "device": device.type,
         "packages": package_versions(),
     }
@@ -117,18 +118,20 @@ def count_constant(features: Tensor, backbone: Backbone) -> int:
 def _maker(
     backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan, ticker: Ticker
 ) -> Callable[[np.ndarray], np.ndarray]:
-    at_once = EvalBatch(eval_batch_size(runtime.device), runtime.device)
+    at_once = EvalBatch(eval_batch_size(runtime.device, plan), runtime.device)
 
     def make(rows: np.ndarray) -> np.ndarray:
         module = apply_plan(backbone.module.to(runtime.device), plan).eval()
         before = digest_tensors(dict(module.named_buffers()))
         part = replace(split, rows=rows)
 
+        forward = make_pass(module, plan, at_once.size)
+
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
-                features = _forward(backbone, part, slice(first, first + size), runtime, plan)
+                images = load_batch(part, slice(first, first + size), runtime.device)
+                yield _forward(forward, images, backbone, plan)
                 ticker.add(size)
-                yield features
                 first += size
 
         batches = at_once.collect(len(rows), run)
@@ -146,13 +149,12 @@ def _maker(
 
 @torch.inference_mode()
 def _forward(
-    backbone: Backbone, split: Split, positions: slice, runtime: Runtime, plan: NumericsPlan
+    forward: Callable[[Tensor], Tensor], images: Tensor, backbone: Backbone, plan: NumericsPlan
 ) -> Tensor:
-    """Return features of some positions, float32, on the CPU, shape (B, D)."""
-    images = load_batch(split, positions, runtime.device)
+    """Return features of decoded images, float32, on the CPU, shape (B, D)."""
     inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
-    with autocast(plan, runtime.device):
-        features = compiled(backbone.module, plan, eval_batch_size(runtime.device))(inputs)
+    with autocast(plan, images.device):
+        features = forward(inputs)
     expected = (len(images), backbone.info.feature_dim)
     if tuple(features.shape) != expected:
         raise StrategyError(

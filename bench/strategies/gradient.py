@@ -200,6 +200,8 @@ def _prepare(
             raise PlainPath("images are mixed")
         else:
             apply_plan(trained.classifier, plan)
+            # Folding is exact up to rounding; the cut is held to the plain model's own bits.
+            val_plan = val_plan.model_copy(update={"folded": False})
             cached = cache_prefix(task, trained, plan, val_plan)
             trained, train, val = cached.trained, cached.train, cached.val
             notes = cached.notes

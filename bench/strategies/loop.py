@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.digests import digest_value
-from bench.numerics import autocast, compiled, prepare_inputs
+from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
@@ -103,7 +103,7 @@ class TrainStep:
         micro_batch: int | None = None,
     ) -> None:
         self._micro_batch = micro_batch
-        self._forward = compiled(trained.classifier, plan)
+        self._forward = make_pass(trained.classifier, plan)
         self._setting = setting
         self._plan = plan
         self._device = device
@@ -225,7 +225,9 @@ class _Run:
             derive_seed(training.seed, "mix"),
             training.device,
         )
-        self._eval_batch = EvalBatch(eval_batch_size(training.device), training.device)
+        self._eval_batch = EvalBatch(
+            eval_batch_size(training.device, training.val_plan), training.device
+        )
         self.curve: list[EpochPoint] = []
         self.best_epoch = 0
         self.state: Mapping[str, Tensor] = {}
@@ -340,9 +342,9 @@ def predict_logits(
         at_once: Remembers what fits, for the next pass; None begins with `eval_batch_size`.
     """
     classifier.eval()
-    at_once = at_once or EvalBatch(eval_batch_size(device), device)
-
-    forward = compiled(classifier, plan, eval_batch_size(device))
+    size = eval_batch_size(device, plan)
+    at_once = at_once or EvalBatch(size, device)
+    forward = make_pass(classifier, plan, size)
 
     def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
         for batch in feed.batches(torch.arange(first, len(feed)), sizes):
@@ -352,9 +354,13 @@ def predict_logits(
         return torch.cat(at_once.collect(len(feed), run))
 
 
-def eval_batch_size(device: torch.device) -> int:
-    """Return examples per forward pass in evaluation: enough to fill the device."""
-    return _EVAL_BATCH.get(device.type, _EVAL_BATCH["cpu"])
+def eval_batch_size(device: torch.device, plan: NumericsPlan | None = None) -> int:
+    """Return examples per forward pass in evaluation: those of the plan, or enough for the device.
+
+    Without a plan, it is also the most that a plan tries.
+    """
+    measured = None if plan is None else plan.batch_size
+    return measured or _EVAL_BATCH.get(device.type, _EVAL_BATCH["cpu"])
 
 
 def score_logits(logits: Tensor, labels: Tensor) -> tuple[float, float]:

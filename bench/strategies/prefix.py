@@ -129,7 +129,9 @@ def cache_prefix(
         inputs = next(images.batches(torch.arange(count), (count,))).inputs
         cut = find_cut(trained, inputs, train_plan, device)
         suffix = replace(trained, classifier=Suffix(trained.classifier, cut))
-        sources = [(task.train, train_plan)] + ([(task.val, val_plan)] if task.val else [])
+        # What one pass may hold at once is asked of the forward pass alone.
+        plan = train_plan.model_copy(update={"batch_size": val_plan.batch_size})
+        sources = [(task.train, plan)] + ([(task.val, val_plan)] if task.val else [])
         layouts = [_layout(trained, cut, inputs, plan) for _, plan in sources]
         _check_budget([split for split, _ in sources], layouts)
         feeds = [
@@ -374,7 +376,7 @@ def _fill(
         run_bound=True,
     )
 
-    at_once = EvalBatch(eval_batch_size(device), device)
+    at_once = EvalBatch(eval_batch_size(device, plan), device)
 
     def make(rows: np.ndarray) -> np.ndarray:
         images = _images(task, replace(split, rows=rows, labels=rows))

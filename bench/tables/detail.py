@@ -233,11 +233,12 @@ def _compiles(record: Record) -> bool:
 def _plan(name: str, plan: NumericsPlan | None) -> Lines:
     if plan is None:
         return []
+    folded = ", batch norms folded" if plan.folded else ""
     compiled = ", compiled" if plan.compiled else ""
     if plan.compile_seconds is not None:
         compiled += f" in {scale.duration(plan.compile_seconds)}"
     text = (
-        f"{plan.precision}, {plan.memory_format}{compiled}, {plan.num_threads} threads "
+        f"{plan.precision}, {plan.memory_format}{folded}{compiled}, {plan.num_threads} threads "
         f"({plan.source})"
     )
     timed = [(f"  {each}", f"{scale.milliseconds(took)} ms") for each, took in plan.seconds.items()]

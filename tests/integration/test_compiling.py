@@ -19,8 +19,8 @@ from bench.artifacts import ArtifactCache
 from bench.execute import execute
 from bench.numerics import (
     CompileSite,
-    compiled,
     compiling_at,
+    make_pass,
     plan_forward,
     plan_train,
     rounds,
@@ -99,7 +99,7 @@ def make_vectors(count: int) -> Tensor:
 
 def test_an_eager_plan_takes_the_module_itself() -> None:
     net = SmallNet()
-    assert compiled(net, NumericsPlan(), 8) is net
+    assert make_pass(net, NumericsPlan(), 8) is net
 
 
 @needs_compiler
@@ -107,12 +107,12 @@ def test_batches_of_the_size_are_compiled_once_and_any_other_runs_eagerly(
     site: CompileSite,
 ) -> None:
     net, inputs = Tells(shift=100.0), make_vectors(8)
-    forward = compiled(net, COMPILED, 8)
+    forward = make_pass(net, COMPILED, 8)
     with torch.no_grad():
         for _ in range(2):
             assert torch.allclose(forward(inputs), net(inputs) + 100.0, atol=1e-4)
             assert torch.equal(forward(inputs[:5]), net(inputs[:5]))
-        again = compiled(net, COMPILED, 8)(inputs)
+        again = make_pass(net, COMPILED, 8)(inputs)
     assert torch.allclose(again, net(inputs) + 100.0, atol=1e-4)
     assert num_compiled(site) == 1
     assert site.failures == []
@@ -121,7 +121,7 @@ def test_batches_of_the_size_are_compiled_once_and_any_other_runs_eagerly(
 @needs_compiler
 def test_without_a_size_the_first_batch_gives_it(site: CompileSite) -> None:
     net, inputs = Tells(shift=100.0), make_vectors(8)
-    forward = compiled(net, COMPILED)
+    forward = make_pass(net, COMPILED)
     with torch.no_grad():
         assert torch.allclose(forward(inputs), net(inputs) + 100.0, atol=1e-4)
         assert torch.equal(forward(inputs[:3]), net(inputs[:3]))
@@ -131,10 +131,10 @@ def test_without_a_size_the_first_batch_gives_it(site: CompileSite) -> None:
 def test_a_copy_of_a_module_has_no_graphs_of_the_original(site: CompileSite) -> None:
     net, inputs = Tells(shift=100.0), make_vectors(8)
     with torch.no_grad():
-        compiled(net, COMPILED, 8)(inputs)
+        make_pass(net, COMPILED, 8)(inputs)
         other = copy.deepcopy(net)
         other.linear.bias.add_(1.0)
-        got = compiled(other, COMPILED, 8)(inputs)
+        got = make_pass(other, COMPILED, 8)(inputs)
     assert torch.allclose(got, other(inputs) + 100.0, atol=1e-4)
 
 
@@ -249,7 +249,7 @@ import json, sys
 import torch
 from torch import nn
 from bench.artifacts import ArtifactCache
-from bench.numerics import CompileSite, compiled, compiling_at, plan_forward
+from bench.numerics import CompileSite, compiling_at, make_pass, plan_forward
 from bench.record import NumericsPlan
 from pathlib import Path
 from tests.training import TestRuntime
@@ -258,7 +258,7 @@ net, inputs = nn.Sequential(nn.Linear(6, 4), nn.ReLU()), torch.randn(8, 6)
 runtime = TestRuntime(compile=True, cache=ArtifactCache(Path(sys.argv[1]) / "cache"))
 with compiling_at(CompileSite(folder=Path(sys.argv[1]))) as site, torch.no_grad():
     plan = plan_forward(net, inputs, runtime, key={})
-    forward = compiled(net, NumericsPlan(compiled=True), 8)
+    forward = make_pass(net, NumericsPlan(compiled=True), 8)
     equal = all(torch.equal(forward(inputs), net(inputs)) for _ in range(2))
 print(json.dumps([plan.rejected, plan.compiled, site.failures, equal]))
 """
