@@ -15,7 +15,7 @@ from bench.datasets.prepare import PreparedData
 from bench.interfaces import Adapted, Backbone, Stage, Task
 from bench.measure import CellProfiler
 from bench.meters import is_out_of_memory
-from bench.numerics import plan_forward
+from bench.numerics import plan_train, rounds
 from bench.profile import ProfileSettings
 from bench.record import DataInfo, NumericsPlan
 from bench.spec import Numerics
@@ -253,15 +253,24 @@ def test_without_batch_norm_single_examples_are_the_last_resort() -> None:
     assert module.sizes(training=True) == [32, 16, 8, 4, 2, 1]
 
 
-def test_numerics_are_planned_on_what_fits() -> None:
+def test_numerics_are_planned_on_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine nothing would be compared, and so nothing of this size run.
+    monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
     runtime = TestRuntime(numerics=Numerics.AUTO)
     backbone, module = limited_backbone(train=8, evaluate=8)
     adapted = Full().adapt(
         make_task(backbone, num_train=80, runtime=runtime), FullSpec(epochs=1, batch_size=16)
     )
     assert adapted.effective.batch_size == 8
+    classifier = Classifier(module.train(), make_head(16, 3))
     with pytest.raises(torch.OutOfMemoryError):
-        plan_forward(module, torch.rand(16, 3, SIZE, SIZE), runtime, key={"test": 1})
+        plan_train(
+            classifier,
+            torch.rand(16, 3, SIZE, SIZE),
+            torch.arange(16) % 3,
+            runtime,
+            key={"test": 1},
+        )
 
 
 def test_features_are_planned_on_what_fits() -> None:
