@@ -1,5 +1,7 @@
-"""A compiler is a process of its own: it ends with the cell that started it."""
+"""Compilers in the processes of cells: they work there, and end with the cell."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,19 @@ import pytest
 from bench.executors.local import LocalExecutor
 from bench.record import Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Job, Limits, StrategySpec
-from tests.faults import is_running, read_pids
+from bench.store import open_store
+from tests.faults import PYTHON, is_running, read_pids
+
+SUITE = """
+name: compiles
+backbones: [{name: timm/test_resnet, weights: random}]
+datasets: [{name: digits, train_examples: 80}]
+strategies: [{name: linear_probe, l2: 1.0}]
+image_size: 32
+numerics: fp32
+compile: true
+limits: {profile_time: 0.2s}
+"""
 
 # Says that it works, and then never comes back.
 COMPILER = """#!/bin/sh
@@ -64,3 +78,27 @@ def test_a_cell_that_is_ended_while_it_compiles_takes_its_compiler_along(
     started = read_pids(pids)
     assert started, "no compiler was started"
     assert not any(is_running(pid) for pid in started)
+
+
+@pytest.mark.slow
+def test_a_suite_that_compiles_says_in_its_records_what_became_of_it(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    done = subprocess.run(
+        [PYTHON, "-m", "bench", "run", "suite.yaml", "--store", "bench.db"],
+        cwd=tmp_path,
+        env={**os.environ, "BENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open_store(str(tmp_path / "bench.db")) as store:
+        (record,) = store.records()
+        whole = store.get(str(record.key))
+    assert whole.cell.compile and whole.key_parts["compile"] == "true"
+    assert whole.effective is not None and whole.effective.forward is not None
+    plan = whole.effective.forward
+    # On a busy machine, or one without a compiler, it is rejected with the reason.
+    assert "fp32 channels_last compiled" in {**plan.seconds, **plan.rejected}
+    assert plan.compiled is (plan.compile_seconds is not None)
+    assert ("compile" in whole.seconds) or plan.rejected
