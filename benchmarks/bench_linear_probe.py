@@ -21,10 +21,10 @@ from bench.interfaces import Adapted, Backbone, Split
 from bench.numerics import apply_plan, autocast, make_pass, prepare_inputs
 from bench.record import NumericsPlan
 from bench.spec import BackboneSpec, DatasetSpec
+from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.features import plan_features
 from bench.strategies.inputs import normalise
 from bench.strategies.linear_probe import LinearProbe, LinearProbeSpec
-from bench.strategies.loop import eval_batch_size
 from benchmarks import peers, tasks, textbook
 from benchmarks.measure import Timing, interleave, size
 from benchmarks.results import Row, at_least, at_most, compare

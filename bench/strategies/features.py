@@ -16,9 +16,9 @@ from bench.interfaces import Backbone, Runtime, Split
 from bench.meters import Ticker
 from bench.numerics import apply_plan, autocast, make_pass, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
+from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
-from bench.strategies.loop import eval_batch_size
 from bench.strategies.microbatch import EvalBatch, with_fewer
 
 if TYPE_CHECKING:

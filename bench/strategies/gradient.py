@@ -19,22 +19,21 @@ from bench.interfaces import Adapted, Split, Stage, Task
 from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
 from bench.spec import TrainingSpec
+from bench.strategies.evaluation import eval_batch_size, predict_logits
 from bench.strategies.feed import Feed, ImageFeed
-from bench.strategies.freeze import Trained, all_tensors, check_frozen, digest_tensors
-from bench.strategies.head import Classifier, make_head
-from bench.strategies.loop import (
-    Fit,
-    Training,
-    TrainStep,
+from bench.strategies.freeze import (
+    Trained,
+    all_tensors,
+    check_frozen,
     copy_tensors,
-    eval_batch_size,
-    is_better,
-    predict_logits,
+    digest_tensors,
     restore_tensors,
-    train_setting,
 )
+from bench.strategies.head import Classifier, make_head
+from bench.strategies.loop import Fit, Training, TrainStep, is_better, train_setting
 from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
-from bench.strategies.prefix import PlainPath, cache_prefix
+from bench.strategies.prefix import PlainPath
+from bench.strategies.prefix_cache import cache_prefix
 from bench.strategies.schedule import fixed
 
 NO_VAL = "no val split: every epoch was trained and the last one kept"

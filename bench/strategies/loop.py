@@ -20,14 +20,13 @@ from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
+from bench.strategies.evaluation import eval_batch_size, predict_logits, score_logits
 from bench.strategies.feed import Feed, batch_sizes
-from bench.strategies.freeze import Trained
-from bench.strategies.head import Classifier
+from bench.strategies.freeze import Trained, copy_tensors, restore_tensors
 from bench.strategies.microbatch import EvalBatch, smallest_pass, with_fewer
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
 
 CHECK_STEPS = 50
-_EVAL_BATCH = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -321,65 +320,6 @@ def is_better(point: EpochPoint, best: EpochPoint) -> bool:
     if point.val_accuracy != best.val_accuracy or point.val_loss is None or best.val_loss is None:
         return point.val_accuracy > best.val_accuracy
     return point.val_loss < best.val_loss
-
-
-def predict_logits(
-    classifier: Classifier,
-    feed: Feed,
-    plan: NumericsPlan,
-    device: torch.device,
-    at_once: EvalBatch | None = None,
-) -> Tensor:
-    """Return logits of every example in order, float32, shape (N, K), on the device.
-
-    The model is put in eval mode and left there. Where memory runs out, batches become smaller.
-
-    Args:
-        classifier: With the plan applied to it.
-        feed: Of the split.
-        plan: Numerics of the forward pass.
-        device: Where the model is.
-        at_once: Remembers what fits, for the next pass; None begins with `eval_batch_size`.
-    """
-    classifier.eval()
-    size = eval_batch_size(device, plan)
-    at_once = at_once or EvalBatch(size, device)
-    forward = make_pass(classifier, plan, size)
-
-    def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
-        for batch in feed.batches(torch.arange(first, len(feed)), sizes):
-            yield forward(prepare_inputs(batch.inputs, plan)).float()
-
-    with torch.no_grad(), autocast(plan, device):
-        return torch.cat(at_once.collect(len(feed), run))
-
-
-def eval_batch_size(device: torch.device, plan: NumericsPlan | None = None) -> int:
-    """Return examples per forward pass in evaluation: those of the plan, or enough for the device.
-
-    Without a plan, it is also the most that a plan tries.
-    """
-    measured = None if plan is None else plan.batch_size
-    return measured or _EVAL_BATCH.get(device.type, _EVAL_BATCH["cpu"])
-
-
-def score_logits(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean cross-entropy in nats, with one wait for the device."""
-    accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    accuracy, loss = torch.stack((accuracy, F.cross_entropy(logits, labels))).tolist()
-    return accuracy, loss
-
-
-def copy_tensors(trained: Trained) -> Mapping[str, Tensor]:
-    """Return copies of the trained tensors by name, on their device."""
-    return {name: value.clone() for name, value in trained.tensors().items()}
-
-
-@torch.no_grad()
-def restore_tensors(trained: Trained, state: Mapping[str, Tensor]) -> None:
-    """Write copies made by `copy_tensors` back into the model."""
-    for name, value in trained.tensors().items():
-        value.copy_(state[name])
 
 
 def derive_seed(seed: int, purpose: str) -> int:

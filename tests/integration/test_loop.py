@@ -12,21 +12,14 @@ from bench.errors import DivergedError, StrategyError
 from bench.interfaces import Task
 from bench.record import EpochPoint, NumericsPlan
 from bench.strategies import feed as feeds
+from bench.strategies.evaluation import predict_logits, score_logits
 from bench.strategies.feed import Batch, ImageFeed, batch_sizes
-from bench.strategies.freeze import Trained
+from bench.strategies.freeze import Trained, restore_tensors
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.gradient import is_at_grid_edge
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.inputs import normalise
-from bench.strategies.loop import (
-    Training,
-    derive_seed,
-    is_better,
-    predict_logits,
-    restore_tensors,
-    score_logits,
-    train_setting,
-)
+from bench.strategies.loop import Training, derive_seed, is_better, train_setting
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
 from tests.training import MemoryPool, TestRuntime, make_split, make_task, small_backbone
 

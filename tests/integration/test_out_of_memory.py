@@ -19,12 +19,13 @@ from bench.numerics import plan_train, rounds
 from bench.profile import ProfileSettings
 from bench.record import DataInfo, NumericsPlan
 from bench.spec import Numerics
+from bench.strategies.evaluation import predict_logits
 from bench.strategies.features import extract_features
 from bench.strategies.feed import ImageFeed
 from bench.strategies.freeze import Trained
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.head import Classifier, make_head
-from bench.strategies.loop import TrainStep, predict_logits
+from bench.strategies.loop import TrainStep
 from bench.strategies.microbatch import EvalBatch, with_fewer
 from bench.strategies.partial import Partial, PartialSpec
 from tests.training import (

@@ -14,7 +14,7 @@ from bench.interfaces import Adapted, Backbone, Split, Stage, Task
 from bench.record import NumericsPlan
 from bench.spec import BackboneSpec, Numerics
 from bench.strategies import feed as feeds
-from bench.strategies import prefix
+from bench.strategies import prefix_cache
 from bench.strategies.freeze import Trained
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.partial import Partial, PartialSpec
@@ -73,7 +73,7 @@ def task_of(backbone: Backbone, side: int = SIZE, runtime: TestRuntime | None = 
 def plainly(run: Callable[[], Adapted], monkeypatch: pytest.MonkeyPatch) -> Adapted:
     """Run with a budget that no activations fit, the user's own way to the plain path."""
     with monkeypatch.context() as patched:
-        patched.setattr(prefix, "BUDGET_BYTES", 0)
+        patched.setattr(prefix_cache, "BUDGET_BYTES", 0)
         return run()
 
 
