@@ -1,6 +1,6 @@
 """Claim 1: a linear-probe cell costs little more than one forward pass over its data.
 
-Run: ``pytest benchmarks/bench_linear_probe.py``, about 5 minutes. The comparison with the package
+Run: ``pytest benchmarks/bench_linear_probe.py``, about 15 minutes. The comparison with the package
 ``clip-benchmark`` needs it on the path: ``pip install --no-deps --target DIR clip-benchmark`` and
 ``PYTHONPATH=DIR``; its table row says so where it is absent.
 """

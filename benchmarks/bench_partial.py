@@ -1,6 +1,6 @@
 """Claim 3: `partial` from cached activations at the cut, against the bound and the plain path.
 
-Run: ``pytest benchmarks/bench_partial.py``, about 5 minutes. The bound comes from bare loops: one
+Run: ``pytest benchmarks/bench_partial.py``, about 10 minutes. The bound comes from bare loops: one
 pass to the cut over train, then epochs of the suffix alone on activations in memory.
 """
 
