@@ -13,9 +13,8 @@ What `auto` does:
    reference is rejected, with the reason. Forward guards: every example's features have a cosine
    above 0.999 with the reference's, and the relative error of all of them is below 2e-2, or 1e-4
    in fp32, which is the same arithmetic in another order. Folding is off the list in every
-   precision where it fails in fp32. Train
-   guards: relative error of the loss below 2e-2, and a cosine above 0.98 between the gradients of
-   all parameters that train.
+   precision where it fails in fp32. Train guards: relative error of the loss below 2e-2, and a
+   cosine above 0.98 between the gradients of all parameters that train.
 3. What is left is timed in interleaved rounds within a budget; candidates that take 1.5 times the
    best in the first round drop out.
 4. The first in order of preference that is within 5% of the fastest median is kept: fp32

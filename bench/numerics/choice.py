@@ -139,9 +139,12 @@ def candidates(
         allows_channels_last: Whether that memory format means anything.
         folds: Whether batch norms can be folded; tried in channels_last, if that is allowed.
     """
-    formats: list[tuple[MemoryFormat, bool]] = [("contiguous", False)]
+    formats: list[tuple[MemoryFormat, bool]] = []
     if allows_channels_last:
-        formats = [("channels_last", False), *[("channels_last", True)] * folds, *formats]  # type: ignore[list-item]
+        formats.append(("channels_last", False))
+    if allows_channels_last and folds:
+        formats.append(("channels_last", True))
+    formats.append(("contiguous", False))
     return tuple(
         Candidate(precision, memory_format, folded=folded)
         for precision in _precisions(device)

@@ -1,6 +1,8 @@
 """Where the store is: a file name, a URL or BENCH_STORE -> an open store; knows no record."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -63,9 +65,7 @@ def load_records(suite: str | None = None, *, url: str | None = None) -> list[Re
         StoreError: There is no such database, or it cannot be read.
         UsageError: It holds no such suite.
     """
-    with open_store(url, create=False) as store:
-        if suite is not None:
-            store.check_suite(suite)
+    with _holding(suite, url) as store:
         return store.records(suite)
 
 
@@ -80,7 +80,14 @@ def load_summaries(suite: str | None = None, *, url: str | None = None) -> list[
         StoreError: There is no such database, or it cannot be read.
         UsageError: It holds no such suite.
     """
+    with _holding(suite, url) as store:
+        return store.summaries(suite)
+
+
+@contextmanager
+def _holding(suite: str | None, url: str | None) -> Iterator[Store]:
+    """Open a store that is there, and holds the suite where one is named."""
     with open_store(url, create=False) as store:
         if suite is not None:
             store.check_suite(suite)
-        return store.summaries(suite)
+        yield store
