@@ -103,14 +103,21 @@ def explain_keys(first: Record, second: Record) -> list[Difference]:
         first: One record.
         second: The other.
     """
-    parts = _differences(first.key_parts, second.key_parts, "key: ")
+    parts = differences(first.key_parts, second.key_parts, "key: ")
     cells = (_flat(first.cell.canonical()), _flat(second.cell.canonical()))
-    return parts + _differences(*cells, "cell: ")
+    return parts + differences(*cells, "cell: ")
 
 
-def _differences(
-    first: Mapping[str, str], second: Mapping[str, str], prefix: str
+def differences(
+    first: Mapping[str, str], second: Mapping[str, str], prefix: str = ""
 ) -> list[Difference]:
+    """Return the entries of two mappings that are not equal, in the order of their names.
+
+    Args:
+        first: Text by name.
+        second: The other; a name that one of them lacks is a difference.
+        prefix: Goes before every name.
+    """
     return [
         Difference(prefix + name, first.get(name), second.get(name))
         for name in dict.fromkeys([*first, *second])
