@@ -144,6 +144,10 @@ class RowArray:
             present = self._known[rows]
         return present
 
+    def count_missing(self, rows: np.ndarray) -> int:
+        """Return how many different rows of those asked for `ensure` would have to make."""
+        return int((~self._are_present(np.unique(rows))).sum())
+
     def ensure(self, rows: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> None:
         """Make the rows that are not present yet.
 

@@ -18,7 +18,20 @@ def digest_value(value: Any) -> str:
     Raises:
         ValueError: The value holds a float that is not finite.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest_text(canonical_text(value))
+
+
+def canonical_text(value: Any) -> str:
+    """Return the text of a JSON value that `digest_value` digests.
+
+    Raises:
+        ValueError: The value holds a float that is not finite.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_text(text: str) -> str:
+    """Return the sha256 hex digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

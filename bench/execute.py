@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from bench.errors import BenchError, DivergedError
 from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
+from bench.numerics import CompileSite, compiling_at
 from bench.record import Failure, PredictionSet, Recalled, Record, Scores, Status
 from bench.spec import Job
 
@@ -41,6 +42,7 @@ class CellRuntime:
         self.device = torch.device(job.device)
         self.num_threads = job.num_threads
         self.numerics = job.cell.numerics
+        self.compile = job.cell.compile
         self.cache = ArtifactCache(
             Path(job.cache_dir or default_cache_dir()), run_scope=job.run_scope
         )
@@ -69,7 +71,8 @@ def execute(job: Job, emit: Emit) -> Record | Recalled:
     """
     attempt = _Attempt(job, emit)
     try:
-        return attempt.run()
+        with compiling_at(attempt.compile_site):
+            return attempt.run()
     except Exception as error:
         return attempt.failed(error)
 
@@ -91,6 +94,7 @@ class _Attempt:
         self.began = time.perf_counter()
         self.fields: dict[str, Any] = {"started_at": datetime.now(UTC), "key": None}
         self.runtime = CellRuntime(job, emit)
+        self.compile_site = CompileSite(self.runtime.phase, self.runtime.cache.root / "inductor")
 
     def run(self) -> Record | Recalled:
         torch.set_num_threads(self.job.num_threads)
@@ -109,7 +113,13 @@ class _Attempt:
             return Recalled(request_key=self.job.request_key, key=key)
         adapted = self._adapt(backbone, data, strategy)
         self._profile(backbone, data, adapted)
+        self._note(self.compile_site.failures)
         return self._record(Status.OK)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        effective = self.fields["effective"]
+        update = {"notes": (*effective.notes, *dict.fromkeys(notes))}
+        self.fields["effective"] = effective.model_copy(update=update)
 
     def _load_backbone(self) -> Backbone:
         with self.runtime.phase("load_backbone"):
@@ -149,6 +159,8 @@ class _Attempt:
             "seed": str(self.cell.seed),
             "numerics": self.cell.numerics.value,
         }
+        if self.cell.compile:
+            parts["compile"] = "true"
         self.fields |= {"key_parts": parts, "key": digest_value(parts)}
         return str(self.fields["key"])
 
@@ -198,8 +210,7 @@ class _Attempt:
             if classify_failure(error) is not Status.OOM:
                 raise
             # The scores are measured and stay; what a profile would say is absent, and why.
-            notes = (*adapted.effective.notes, f"the profile ran out of memory: {error}")
-            self.fields["effective"] = adapted.effective.model_copy(update={"notes": notes})
+            self._note([f"the profile ran out of memory: {error}"])
 
     def failed(self, error: Exception) -> Record:
         """Return the record of a cell that did not end well; what it is, not its scores, stays."""

@@ -229,11 +229,16 @@ class Split:
 
 
 class Runtime(Protocol):
-    """What a strategy needs of the machine it runs on."""
+    """What a strategy needs of the machine it runs on.
+
+    Attributes:
+        compile: Whether numerics plans may compile.
+    """
 
     device: torch.device
     num_threads: int
     numerics: Numerics
+    compile: bool
     cache: ArtifactCache
     emit: Emit
 

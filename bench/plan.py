@@ -37,6 +37,7 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
             "split_seed": suite.split_seed,
             "image_size": dataset.image_size or suite.image_size,
             "numerics": suite.numerics,
+            "compile": suite.compile,
         }
         cells += [Cell(seed=seed, **shared) for seed in suite.seeds]
     return tuple(sorted(cells, key=lambda cell: _rank(cell.strategy)))

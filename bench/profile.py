@@ -25,12 +25,13 @@ from bench.meters import (
     CudaMemory,
     DeviceEnergy,
     HostMemory,
+    WaitMeter,
     count_flops,
     device_lock,
     release_unused,
     synchronize,
 )
-from bench.numerics import apply_plan, autocast, prepare_inputs
+from bench.numerics import apply_plan, autocast, make_pass, prepare_inputs
 from bench.record import InferProfile, Latency, Memory, NumericsPlan, TrainProfile
 
 __all__ = ["ProfileSettings", "device_lock", "profile_inference", "profile_training"]
@@ -76,7 +77,8 @@ def profile_inference(
     """Measure the plain inference pass: throughput, latencies, memory, FLOPs and energy.
 
     Memory and energy are those of the throughput batch. Latency is given for a batch of one, for
-    the throughput batch, and for 8 and 32 where these lie between and the budget allows them.
+    the throughput batch, and for 8 and 32 where these lie between and the budget allows them; a
+    plan that compiles does so for the throughput batch alone, outside of what is measured.
     The model is run in eval mode and afterwards is in the mode it had; the plan's memory format
     stays.
 
@@ -90,13 +92,16 @@ def profile_inference(
     training = classifier.training
     apply_plan(classifier.eval(), plan)
     batch = prepare_inputs(inputs, plan)
+    forward = make_pass(classifier, plan, len(batch))
 
     def run(size: int) -> None:
         with torch.inference_mode(), autocast(plan, settings.device):
-            classifier(batch[:size])
+            forward(batch[:size])
 
     try:
         with _alone(settings):
+            if plan.compiled:
+                run(len(batch))
             return _infer_profile(run, batch, end_to_end, settings, classifier)
     finally:
         classifier.train(training)
@@ -118,8 +123,11 @@ def profile_training(
         settings: Device, budget, meters.
     """
     with _alone(settings):
+        waiting = _meter_waiting(settings)
         measured = _measure_pass(partial(step, inputs, labels), settings.budget_seconds, settings)
+        waited = waiting()
     return TrainProfile(
+        waiting_fraction=waited,
         batch_size=len(inputs),
         step_seconds=measured.seconds,
         examples_per_second=len(inputs) / median(measured.seconds),
@@ -159,6 +167,13 @@ def _alone(settings: ProfileSettings) -> Iterator[None]:
         yield
 
 
+def _meter_waiting(settings: ProfileSettings) -> Callable[[], float | None]:
+    """Return what gives the share of time waited for CPUs from now; a GPU goes on meanwhile."""
+    if settings.device.type != "cpu":
+        return lambda: None
+    return WaitMeter(settings.clock, torch.get_num_threads()).fraction
+
+
 def _infer_profile(
     run: Callable[[int], None],
     batch: Tensor,
@@ -167,6 +182,7 @@ def _infer_profile(
     classifier: nn.Module,
 ) -> InferProfile:
     size, budget = len(batch), settings.budget_seconds
+    waiting = _meter_waiting(settings)
     deadline = settings.clock() + budget
     measured = _measure_pass(partial(run, size), budget * _THROUGHPUT, settings)
     latencies = {size: measured.seconds}
@@ -181,6 +197,7 @@ def _infer_profile(
         if 1 < between < size and enough:
             latencies[between] = _repeat(partial(run, between), budget * _BETWEEN, settings)
     return InferProfile(
+        waiting_fraction=waiting(),
         batch_size=size,
         batch_seconds=measured.seconds,
         examples_per_second=size / median(measured.seconds),

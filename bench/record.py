@@ -232,7 +232,12 @@ class Recalled(Frozen):
 
 
 class Progress(Frozen):
-    """What a child is doing now, for display only."""
+    """What a child is doing now, for display only.
+
+    Attributes:
+        num_done: Examples of the phase that are done.
+        num_total: Of how many.
+    """
 
     phase: str
     epoch: int | None = None
@@ -240,3 +245,5 @@ class Progress(Frozen):
     grid_point: int | None = None
     num_grid_points: int | None = None
     val_accuracy: float | None = None
+    num_done: int | None = None
+    num_total: int | None = None

@@ -14,6 +14,8 @@ from pydantic import Field
 from bench.spec import Cell, Frozen
 
 SCHEMA_VERSION = 1
+MAX_WAITING = 0.1
+"""Share of thread time spent waiting for a CPU above which timings are those of a busy machine."""
 
 
 class Status(StrEnum):
@@ -106,14 +108,22 @@ class NumericsPlan(Frozen):
     """The numerics in force for one pass.
 
     Attributes:
+        folded: Whether batch norms are folded into the convolutions before them, on a copy.
+        batch_size: Examples per pass that were found quickest; None where none was looked for.
+        compile_seconds: What the first call of the compiled pass took when the plan was measured;
+            None for an eager one. It is part of no throughput.
         source: ``pinned`` by the suite, ``measured`` now, or ``recalled`` from the cache.
-        seconds: Median per batch of each candidate that was timed, by name.
-        rejected: Candidates whose outputs disagreed with fp32, with the reason.
+        seconds: Median per batch of each candidate that was timed, by name; where some were
+            compiled, of those in the last comparison.
+        rejected: Candidates that disagreed with fp32, or did not compile, with the reason.
     """
 
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    folded: bool = False
+    batch_size: int | None = None
     compiled: bool = False
+    compile_seconds: float | None = None
     num_threads: int = 1
     source: Literal["pinned", "measured", "recalled"] = "pinned"
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -164,7 +174,23 @@ class Latency(Frozen):
     p99_seconds: float | None
 
 
-class TrainSummary(Frozen):
+class SpeedSummary(Frozen):
+    """How far a measurement of speed can be trusted.
+
+    Attributes:
+        waiting_fraction: Share of the time of the process's threads for which they waited for a CPU
+            that other work had; None on a GPU and where the system does not say.
+    """
+
+    waiting_fraction: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other work took so much of the CPUs that the speed is not the model's own."""
+        return self.waiting_fraction is not None and self.waiting_fraction > MAX_WAITING
+
+
+class TrainSummary(SpeedSummary):
     """The plain training step: forward, backward, update, on data in memory; warm-up excluded."""
 
     batch_size: int
@@ -173,8 +199,11 @@ class TrainSummary(Frozen):
     energy_joules_per_example: float | None = None
 
 
-class InferSummary(Frozen):
+class InferSummary(SpeedSummary):
     """The plain inference pass, backbone and head; warm-up excluded.
+
+    Where the pass is compiled, that is so for `batch_size`; latencies at other sizes, and end to
+    end, are of the eager model in the same precision.
 
     Attributes:
         latencies: Model only, at several batch sizes, inputs already on the device.

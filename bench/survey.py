@@ -12,12 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 
 from bench import registry
-from bench.digests import digest_value, stamp_files
+from bench.digests import canonical_text, digest_text, digest_value, stamp_files
 from bench.interfaces import Located, Missing
 from bench.spec import BackboneSpec, Cell, DatasetSpec
 from bench.summary import RecordSummary, Status
 
 _KEY_VERSION = 1
+_ANY_SEED = -987654321987654321
+"""Stands where the seed is in a text that cells share; no seed of a suite is negative."""
 _PACKAGES = (
     "numpy",
     "pillow",
@@ -89,8 +91,15 @@ def request_key(cell: Cell) -> str:
     Raises:
         BenchError: A source or a strategy does not load.
     """
+    before, after = _key_text(cell.model_copy(update={"seed": _ANY_SEED}))
+    return digest_text(f"{before}{cell.seed}{after}")
+
+
+@cache
+def _key_text(cell: Cell) -> tuple[str, str]:
+    """Return what a request key digests, before and after the seed: thousands of cells share it."""
     backbone, dataset = _states(cell)
-    return digest_value(
+    text = canonical_text(
         {
             "version": _KEY_VERSION,
             "cell": cell.canonical(),
@@ -100,11 +109,18 @@ def request_key(cell: Cell) -> str:
             "packages": _core_versions(),
         }
     )
+    before, after = text.split(str(_ANY_SEED))
+    return before, after
 
 
 def locate_cell(cell: Cell) -> Located:
     """Return the files, packages and lacks of a cell's backbone and dataset together."""
-    parts = [state.located for state in _states(cell)]
+    return _located(cell.backbone, cell.dataset)
+
+
+@cache
+def _located(backbone: BackboneSpec, dataset: DatasetSpec) -> Located:
+    parts = _backbone_state(backbone).located, _dataset_state(_whole(dataset)).located
     return Located(
         files=tuple(path for part in parts for path in part.files),
         missing=tuple(lack for part in parts for lack in part.missing),
@@ -114,6 +130,8 @@ def locate_cell(cell: Cell) -> Located:
 
 def forget_files() -> None:
     """Look at every file again from now on: call it after something was downloaded or changed."""
+    _key_text.cache_clear()
+    _located.cache_clear()
     _backbone_state.cache_clear()
     _dataset_state.cache_clear()
 
@@ -127,9 +145,12 @@ class _State:
 
 
 def _states(cell: Cell) -> tuple[_State, _State]:
+    return _backbone_state(cell.backbone), _dataset_state(_whole(cell.dataset))
+
+
+def _whole(spec: DatasetSpec) -> DatasetSpec:
     # How much of a dataset is used does not decide which files it has, and there may be many.
-    whole = {"image_size": None, "train_examples": None, "shots": None}
-    return _backbone_state(cell.backbone), _dataset_state(cell.dataset.model_copy(update=whole))
+    return spec.model_copy(update={"image_size": None, "train_examples": None, "shots": None})
 
 
 @cache

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from bench import metrics
 from bench.datasets.prepare import PreparedData
 from bench.interfaces import Adapted, Backbone, Split
-from bench.numerics import apply_plan, autocast, prepare_inputs
+from bench.numerics import apply_plan, autocast, make_pass, prepare_inputs
 from bench.record import NumericsPlan
 from bench.spec import BackboneSpec, DatasetSpec
+from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.features import plan_features
 from bench.strategies.inputs import normalise
 from bench.strategies.linear_probe import LinearProbe, LinearProbeSpec
@@ -29,7 +30,6 @@ from benchmarks.measure import Timing, interleave, size
 from benchmarks.results import Row, at_least, at_most, compare
 
 _EPOCHS = 10
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Setup:
         """For the table."""
         name = self.backbone.info.name.partition("/")[2]
         pixels = self.backbone.preprocessing.image_size
-        return f"{name}, {pixels} px, {self.num_images} images, {self.plan.precision}"
+        folded = " folded" if self.plan.folded else ""
+        return f"{name}, {pixels} px, {self.num_images} images, {self.plan.precision}{folded}"
 
 
 def set_up(
@@ -87,15 +88,16 @@ def run_cell(setup: Setup) -> Adapted:
 
 def forward_once(setup: Setup) -> Callable[[], None]:
     """Return one bare pass over bytes in memory, in the plan's numerics."""
-    images = [torch.from_numpy(tasks.images_of(split)) for split in setup.splits]
-    batches = [part for split in images for part in split.split(_BATCH)]
-    module = apply_plan(setup.backbone.module, setup.plan).eval()
     device = setup.runtime.device
+    images = [torch.from_numpy(tasks.images_of(split)) for split in setup.splits]
+    size = eval_batch_size(device, setup.plan)
+    batches = [part for split in images for part in split.split(size)]
+    forward = make_pass(apply_plan(setup.backbone.module, setup.plan).eval(), setup.plan)
 
     def run() -> None:
         with torch.inference_mode(), autocast(setup.plan, device):
             for batch in batches:
-                module(prepare_inputs(normalise(batch, setup.backbone.preprocessing), setup.plan))
+                forward(prepare_inputs(normalise(batch, setup.backbone.preprocessing), setup.plan))
 
     return run
 

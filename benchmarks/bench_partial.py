@@ -129,7 +129,6 @@ def test_partial_reaches_its_bound(claim, backbone, stages) -> None:  # type: ig
             ),
         ]
 
-    _require_cache()
     claim(measure)
 
 
@@ -148,7 +147,6 @@ def test_cached_and_plain_curves_agree(claim, backbone, stages) -> None:  # type
         setting = f"{setup.name}, last {stages}, 3 epochs"
         return [Row("3", what, setting, apart, at_most(1e-4), unit="relative")]
 
-    _require_cache()
     rows = claim(measure)
     assert rows[0].met, rows[0].label
 
@@ -188,11 +186,5 @@ def test_partial_beats_the_textbook_loop(claim) -> None:  # type: ignore[no-unty
 def _adapt(setup: training.Setup, stages: int, epochs: int) -> training.Adaptation:
     """Adapt on the path that is asked for, and make sure that it was the one taken."""
     done = training.adapt(setup, Partial(), spec_of(stages, epochs), with_val=False)
-    if paths.has_prefix_cache():
-        assert takes_cache(done) is not paths.is_plain(), done.adapted.effective.notes
+    assert takes_cache(done) is not paths.is_plain(), done.adapted.effective.notes
     return done
-
-
-def _require_cache() -> None:
-    if not paths.has_prefix_cache():
-        pytest.skip("this version of bench has no prefix cache")

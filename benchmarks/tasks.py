@@ -44,6 +44,7 @@ class BenchRuntime:
     numerics: Numerics = Numerics.AUTO
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int = field(default_factory=torch.get_num_threads)
+    compile: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class TestRuntime:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int = 1
     numerics: Numerics = Numerics.FP32
+    compile: bool = False
     cache: ArtifactCache = field(
         default_factory=lambda: ArtifactCache(Path(tempfile.mkdtemp(prefix="bench-test-")))
     )

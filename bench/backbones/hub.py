@@ -13,20 +13,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bench.digests import digest_file
+from bench.environment import is_offline
 from bench.errors import BackboneError, WeightsMissingError
 from bench.interfaces import Missing
 
-_TRUE = {"1", "on", "yes", "true"}
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,64})\.")
-
-
-def is_offline() -> bool:
-    """Return whether ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` forbids every download.
-
-    torchvision has no such switch of its own; here it follows the same one.
-    """
-    values = (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("TRANSFORMERS_OFFLINE"))
-    return any((value or "").lower() in _TRUE for value in values)
 
 
 def _cache_home() -> Path:

@@ -101,7 +101,13 @@ def _plan_rows(cache_dir: Path) -> list[tuple[str, str]]:
         shape = "x".join(map(str, key.get("shape", ())))
         weights = str(key.get("module", {}).get("weights", ""))[:12]
         place = f"{key.get('device_class', '?')}, torch {key.get('torch', '?')}"
-        numerics = f"{plan.precision} {plan.memory_format}, {plan.num_threads} threads"
+        folded, compiled = " folded" if plan.folded else "", ""
+        if plan.compiled:
+            took = plan.compile_seconds
+            compiled = " compiled" + (f" in {took:.1f} s" if took is not None else "")
+        numerics = (
+            f"{plan.precision} {plan.memory_format}{folded}{compiled}, {plan.num_threads} threads"
+        )
         rows.append((f"{key.get('pass', '?')} {shape}", f"{numerics}, weights {weights}, {place}"))
     return rows
 

@@ -1,6 +1,5 @@
 """`bench plan`: what a run would do, and whether this machine has all it takes."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.collector import collector_paused
+
 if TYPE_CHECKING:
     from bench.interfaces import Missing
     from bench.spec import Cell
     from bench.survey import CellSurvey
 
 _EXIT_MISSING = 3
+_MOST_FOLDED = 500
 _COLUMNS = ("backbone", "dataset", "strategy", "seed", "state", "estimate")
 
 
+@collector_paused()
 def plan(
     suite: Annotated[Path, typer.Argument(help="a suite file, e.g. suites/vision.yaml")],
     only: Annotated[
@@ -28,6 +31,7 @@ def plan(
     ] = None,
 ) -> None:
     """Show the cells of a suite: which are measured, what must be downloaded, how long it takes."""
+    from bench.environment import is_offline
     from bench.plan import parse_seeds, plan_cells, select_cells
     from bench.suite import load_suite
     from bench.survey import find_blocking
@@ -43,12 +47,6 @@ def plan(
     _print_lacks(surveys, blocking)
     if blocking:
         raise typer.Exit(_EXIT_MISSING)
-
-
-def is_offline() -> bool:
-    """Return whether the hub's own switches forbid downloads, in the spellings that it takes."""
-    switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in switches)
 
 
 def _survey(cells: "Sequence[Cell]", suite: str, url: str | None) -> "tuple[CellSurvey, ...]":
@@ -87,7 +85,8 @@ def _row(survey: "CellSurvey", blocking: "Sequence[Missing]") -> tuple[str, ...]
 
 
 def _print_cells(rows: Sequence[tuple[str, ...]]) -> None:
-    if not sys.stdout.isatty():
+    # A terminal folds long lines by itself, if less neatly, and thousands of them at once.
+    if not sys.stdout.isatty() or len(rows) > _MOST_FOLDED:
         widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
         for row in (_COLUMNS, *rows):
             line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

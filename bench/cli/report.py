@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from bench.collector import collector_paused
 
+
+@collector_paused()
 def report(
     suite: Annotated[str | None, typer.Argument(help="Suite; by default every one.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of reports.")] = Path(

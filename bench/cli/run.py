@@ -76,7 +76,7 @@ def _check_executor(name: str) -> None:
 
 def _stop_if_missing(surveys: "Sequence[CellSurvey]") -> None:
     """Exit before any work where something is not here and no run could fetch it."""
-    from bench.cli.plan import is_offline
+    from bench.environment import is_offline
     from bench.survey import find_blocking
 
     blocking = find_blocking(surveys, offline=is_offline())

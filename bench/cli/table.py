@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from bench.collector import collector_paused
+
 _FORMAT = "table, csv, json, markdown, latex or parquet; by default what FILE ends in, else table."
 
 
+@collector_paused()
 def table(
     suite: Annotated[str | None, typer.Argument(help="Suite; by default every one.")] = None,
     form: Annotated[str | None, typer.Option("--format", "-f", help=_FORMAT)] = None,

@@ -9,6 +9,7 @@ from bench.environment.machine import (
     memory_bytes,
     num_cores,
 )
+from bench.environment.offline import is_offline
 from bench.environment.provenance import collect_environment, package_versions
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "device_class",
     "device_name",
     "find_problems",
+    "is_offline",
     "known_plans",
     "list_devices",
     "memory_bytes",

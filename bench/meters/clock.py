@@ -10,6 +10,8 @@ from typing import Protocol
 from bench.interfaces import Emit
 from bench.record import Progress
 
+_TICK_SECONDS = 1.0
+
 
 class Clock(Protocol):
     """Seconds that only ever grow, from an arbitrary origin; `time.perf_counter` is one."""
@@ -32,6 +34,32 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Let that many seconds pass."""
         self._seconds += seconds
+
+
+class Ticker:
+    """Tells how far a phase is, at most once a second; a phase that is short says nothing."""
+
+    def __init__(self, phase: str, total: int, emit: Emit, clock: Clock) -> None:
+        """Begin with nothing done.
+
+        Args:
+            phase: As it was announced.
+            total: Examples to do.
+            emit: Takes the progress.
+            clock: Where seconds come from.
+        """
+        self._progress = Progress(phase=phase, num_done=0, num_total=total)
+        self._emit = emit
+        self._clock = clock
+        self._done = 0
+        self._told = clock()
+
+    def add(self, count: int) -> None:
+        """Count examples that are done."""
+        self._done += count
+        if self._clock() - self._told >= _TICK_SECONDS:
+            self._told = self._clock()
+            self._emit(self._progress.model_copy(update={"num_done": self._done}))
 
 
 @dataclass

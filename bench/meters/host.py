@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.meters.clock import Clock
 from bench.meters.device import release_unused
 
 _STATUS = Path("/proc/self/status")
@@ -84,6 +85,30 @@ def waiting_seconds() -> float | None:
         with suppress(OSError):
             delays.append(int(path.read_text().split()[1]))
     return sum(delays) / 1e9 if delays else None
+
+
+class WaitMeter:
+    """The share of its threads' time for which this process has waited for a CPU, since made."""
+
+    def __init__(self, clock: Clock, num_threads: int) -> None:
+        """Begin to measure.
+
+        Args:
+            clock: Wall seconds.
+            num_threads: Threads that work at once: their time is what the wait is a share of.
+        """
+        self._clock = clock
+        self._num_threads = num_threads
+        self._began, self._waited = clock(), waiting_seconds()
+
+    def fraction(self) -> float | None:
+        """Return the share so far, 0 where nothing waited; None where the system does not say."""
+        now = waiting_seconds()
+        if now is None or self._waited is None:
+            return None
+        thread_seconds = (self._clock() - self._began) * self._num_threads
+        # A thread that ended took its wait with it.
+        return max(0.0, now - self._waited) / max(thread_seconds, 1e-9)
 
 
 class _Sampler(threading.Thread):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -21,19 +21,32 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 @dataclass(frozen=True)
 class Candidate:
-    """One precision in one memory format."""
+    """One precision in one memory format, with batch norms folded or not, eager or compiled."""
 
     precision: Precision
     memory_format: MemoryFormat
+    folded: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        """As in `NumericsPlan.seconds` and `rejected`: ``bf16 channels_last``."""
-        return f"{self.precision} {self.memory_format}"
+        """As in `NumericsPlan.seconds` and `rejected`: ``bf16 channels_last compiled``."""
+        how = " folded" * self.folded + " compiled" * self.compiled
+        return f"{self.precision} {self.memory_format}{how}"
+
+    @property
+    def twin(self) -> Candidate:
+        """The same one compiled."""
+        return replace(self, compiled=True)
 
     def as_plan(self) -> NumericsPlan:
         """Return the plan that would put it into force."""
-        return NumericsPlan(precision=self.precision, memory_format=self.memory_format)
+        return NumericsPlan(
+            precision=self.precision,
+            memory_format=self.memory_format,
+            folded=self.folded,
+            compiled=self.compiled,
+        )
 
 
 REFERENCE = Candidate("fp32", "contiguous")

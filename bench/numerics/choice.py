@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,21 +13,26 @@ from torch import Tensor, nn
 from bench.environment import device_class
 from bench.errors import StrategyError
 from bench.interfaces import Runtime
-from bench.meters import waiting_seconds
 from bench.numerics.applied import REFERENCE, Candidate, MemoryFormat, Precision
+from bench.numerics.compiling import describe_compile_error, find_compiler
+from bench.numerics.rounds import (
+    BUDGET_SECONDS,
+    DisturbedError,
+    Rounds,
+    Watch,
+    choose,
+    time_rounds,
+)
 from bench.numerics.trial import ForwardTrial, TrainTrial, Trial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 
-MIN_GAIN = 0.05
-MAX_WAITING = 0.1
-
-_VERSION = 2
-_BUDGET_SECONDS = 1.5
+_VERSION = 3
 _CALL_SECONDS = 0.08
 _MIN_BATCH = 8
-_MIN_ROUNDS, _MAX_ROUNDS = 3, 9
-_CLEARLY_SLOWER = 1.5
+_BATCH_SIZES = (8, 16, 32, 64)
+_MIN_REPEATS = 3
+_WORSE = 1.1
 
 
 def plan_forward(
@@ -72,37 +77,32 @@ def plan_train(
 
 
 def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPlan:
-    if runtime.numerics is not Numerics.AUTO:
-        return _pinned(trial, runtime)
+    pinned = None if runtime.numerics is Numerics.AUTO else _pinned(trial, runtime)
+    if pinned is not None and not runtime.compile:
+        return pinned
     cache_key = _cache_key(trial, runtime, key)
     measured = False
 
     def measure() -> Any:
         nonlocal measured
         measured = True
-        offered = candidates(trial.device, trial.allows_channels_last)
         with trial.isolated():
-            plan = _measure(trial, offered, runtime.num_threads)
+            offered = candidates(trial.device, trial.allows_channels_last, folds=trial.folds)
+            if pinned is not None:
+                offered = (Candidate(pinned.precision, pinned.memory_format),)
+            plan = _measure(trial, offered, runtime)
         return plan.model_dump(mode="json")
 
     def settle() -> Any:
         try:
             return runtime.cache.json("numerics", cache_key, measure)
-        except _DisturbedError as disturbed:
+        except DisturbedError as disturbed:
             return disturbed.plan.model_dump(mode="json")
 
     # What a run has begun with it keeps, though the machine be idle later.
     value = runtime.cache.json("numerics_of_run", cache_key, settle, run_bound=True)
     source = "measured" if measured else "recalled"
     return NumericsPlan.model_validate({**value, "source": source})
-
-
-class _DisturbedError(Exception):
-    """Other work disturbed the timings: they are not to be remembered beyond the run."""
-
-    def __init__(self, plan: NumericsPlan) -> None:
-        super().__init__("the machine was busy")
-        self.plan = plan
 
 
 def _pinned(trial: Trial, runtime: Runtime) -> NumericsPlan:
@@ -129,18 +129,30 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
     return ("fp32", "tf32", "bf16", "fp16") if major >= 8 else ("fp32", "fp16")
 
 
-def candidates(device: torch.device, allows_channels_last: bool) -> tuple[Candidate, ...]:
-    """Return what `auto` may choose from on a device, in order of preference."""
-    formats: tuple[MemoryFormat, ...] = ("channels_last", "contiguous")
+def candidates(
+    device: torch.device, allows_channels_last: bool, *, folds: bool = False
+) -> tuple[Candidate, ...]:
+    """Return what `auto` may choose from on a device, in order of preference.
+
+    Args:
+        device: Where the pass runs.
+        allows_channels_last: Whether that memory format means anything.
+        folds: Whether batch norms can be folded; tried in channels_last, if that is allowed.
+    """
+    formats: list[tuple[MemoryFormat, bool]] = [("contiguous", False)]
+    if allows_channels_last:
+        formats = [("channels_last", False), *[("channels_last", True)] * folds, *formats]  # type: ignore[list-item]
     return tuple(
-        Candidate(precision, memory_format)
+        Candidate(precision, memory_format, folded=folded)
         for precision in _precisions(device)
-        for memory_format in formats[0 if allows_channels_last else 1 :]
+        for memory_format, folded in formats
     )
 
 
 def _cache_key(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> dict[str, Any]:
     trainable = sum(p.numel() for p in trial.module.parameters() if p.requires_grad)
+    # A machine that gets a compiler, or loses it, measures again.
+    asked = {"compile": {"policy": runtime.numerics.value, "compiler": find_compiler()}}
     return {
         "version": _VERSION,
         "pass": trial.name,
@@ -151,95 +163,116 @@ def _cache_key(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> dict[s
         "num_threads": runtime.num_threads,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
+        **(asked if runtime.compile else {}),
     }
 
 
-@dataclass
-class _Rounds:
-    """Timings so far, and what was rejected."""
+def _measure(trial: Trial, offered: Sequence[Candidate], runtime: Runtime) -> NumericsPlan:
+    """Return the plan; `DisturbedError` carries the preferred one when timings mean nothing."""
+    rounds, whole = Rounds(), (trial.inputs, trial.labels)
+    finalists = offered
+    if len(offered) > 1:
+        twins = [candidate.twin for candidate in offered] if runtime.compile else []
+        finalists = _eager_finalists(trial, offered, twins, rounds, runtime.num_threads)
+    if not runtime.compile:
+        plan = rounds.plan(finalists[0], runtime.num_threads)
+        trial.inputs, trial.labels = whole
+        return plan.model_copy(update={"batch_size": _quickest_batch(trial, finalists[0], plan)})
+    if trial.compile_refusal is not None:
+        rounds.rejected["compiled"] = trial.compile_refusal
+        return rounds.plan(finalists[0], runtime.num_threads)
+    # Compiled for the shape that the pass will have, so all of them are timed on it.
+    trial.inputs, trial.labels = whole
+    return _compare_compiled(trial, finalists, rounds, runtime.num_threads)
 
-    seconds: dict[Candidate, list[float]] = field(default_factory=dict)
-    rejected: dict[str, str] = field(default_factory=dict)
 
-    def medians(self) -> dict[Candidate, float]:
-        return {candidate: statistics.median(times) for candidate, times in self.seconds.items()}
+def _eager_finalists(
+    trial: Trial,
+    offered: Sequence[Candidate],
+    twins: Sequence[Candidate],
+    rounds: Rounds,
+    num_threads: int,
+) -> tuple[Candidate, ...]:
+    """Return the choice among eager candidates and, if that is another one, the fastest.
 
-    def plan(self, chosen: Candidate, num_threads: int) -> NumericsPlan:
-        update = {
-            "num_threads": num_threads,
-            "seconds": {candidate.name: value for candidate, value in self.medians().items()},
-            "rejected": self.rejected,
-        }
-        return chosen.as_plan().model_copy(update=update)
-
-
-def _measure(trial: Trial, offered: Sequence[Candidate], num_threads: int) -> NumericsPlan:
-    """Return the plan; `_DisturbedError` carries the preferred one when timings mean nothing."""
-    deadline = trial.clock() + _BUDGET_SECONDS
-    rounds = _Rounds()
-    watch = _Watch(trial, num_threads)
+    Args:
+        trial: Cut to as many examples as the budget allows.
+        offered: In order of preference.
+        twins: Not to be compared either if the machine is busy.
+        rounds: Takes timings and rejections.
+        num_threads: Of this process.
+    """
+    deadline = trial.clock() + BUDGET_SECONDS
+    watch = Watch(trial, num_threads)
     _cut_to_budget(trial)
-    watch.refuse_if_disturbed(offered, rounds)
+    watch.refuse_if_disturbed([*offered, *twins], rounds)
     agreeing = _agreeing(trial, offered, rounds)
-    watch = _Watch(trial, num_threads)
-    survivors = _time_rounds(trial, agreeing, deadline, rounds)
-    watch.refuse_if_disturbed(agreeing, rounds)
+    watch = Watch(trial, num_threads)
+    survivors = time_rounds(trial, agreeing, rounds, deadline)
+    watch.refuse_if_disturbed([*agreeing, *twins], rounds)
+    medians = rounds.medians()
+    chosen = choose({candidate: medians[candidate] for candidate in survivors})
+    fastest = min(survivors, key=lambda candidate: medians[candidate])
+    return (chosen,) if chosen == fastest else (chosen, fastest)
+
+
+def _quickest_batch(trial: Trial, candidate: Candidate, plan: NumericsPlan) -> int | None:
+    """Return at how many examples a forward pass takes least for each; None where it is not asked.
+
+    Raises:
+        DisturbedError: The machine was busy; it carries the plan without a batch size.
+    """
+    if trial.name != "forward" or trial.device.type != "cpu":
+        return None
+    inputs, watch = trial.inputs, Watch(trial, plan.num_threads)
+    seconds: dict[int, float] = {}
+    for size in (size for size in _BATCH_SIZES if size <= len(inputs)):
+        trial.inputs = inputs[:size]
+        times = [trial.seconds(candidate) for _ in range(_MIN_REPEATS)]
+        seconds[size] = statistics.median(times) / size
+        if seconds[size] > _WORSE * min(seconds.values()):
+            break
+    trial.inputs = inputs
+    if watch.is_disturbed():
+        raise DisturbedError(plan)
+    return min(seconds, key=lambda size: seconds[size]) if seconds else None
+
+
+def _compare_compiled(
+    trial: Trial, finalists: Sequence[Candidate], before: Rounds, num_threads: int
+) -> NumericsPlan:
+    """Compile the finalists' twins and return the best of both; eager ones are preferred."""
+    reference = trial.outcome(REFERENCE)
+    rounds = Rounds(rejected=before.rejected)
+    agreeing = []
+    for candidate in (finalist.twin for finalist in finalists):
+        reason = _compile(trial, candidate, reference, rounds)
+        if reason is None:
+            agreeing.append(candidate)
+        else:
+            rounds.rejected[candidate.name] = reason
+    if not agreeing:
+        before.rejected = rounds.rejected
+        return before.plan(finalists[0], num_threads)
+    watch = Watch(trial, num_threads)
+    deadline = trial.clock() + BUDGET_SECONDS
+    survivors = time_rounds(trial, [*finalists, *agreeing], rounds, deadline)
+    watch.refuse_if_disturbed([finalists[0], *agreeing], rounds)
     medians = rounds.medians()
     return rounds.plan(choose({c: medians[c] for c in survivors}), num_threads)
 
 
-class _Watch:
-    """Whether this process got the CPUs it asked for since it was made."""
-
-    def __init__(self, trial: Trial, num_threads: int) -> None:
-        self._trial = trial
-        self._num_threads = num_threads
-        self._began, self._waited = trial.clock(), waiting_seconds()
-
-    def refuse_if_disturbed(self, agreeing: Sequence[Candidate], rounds: _Rounds) -> None:
-        """Raise with the first of the candidates as the plan if threads waited too long."""
-        share = self._waiting_share()
-        if share <= MAX_WAITING:
-            return
-        reason = f"not compared: threads waited for a CPU for {share:.0%} of the time"
-        rounds.rejected |= {candidate.name: reason for candidate in agreeing[1:]}
-        raise _DisturbedError(rounds.plan(agreeing[0], self._num_threads))
-
-    def _waiting_share(self) -> float:
-        now = waiting_seconds()
-        # A GPU goes on while its host waits.
-        if self._trial.device.type != "cpu" or now is None or self._waited is None:
-            return 0.0
-        thread_seconds = (self._trial.clock() - self._began) * self._num_threads
-        return (now - self._waited) / max(thread_seconds, 1e-9)
-
-
-def _time_rounds(
-    trial: Trial, agreeing: Sequence[Candidate], deadline: float, rounds: _Rounds
-) -> list[Candidate]:
-    """Add timings round by round and return who stayed to the end, in the order given."""
-    survivors = list(agreeing)
-    latest = deadline + _BUDGET_SECONDS
-    for number in range(_MAX_ROUNDS):
-        # A slow machine stretches everything: a few rounds more, not without end.
-        if number and trial.clock() > (deadline if number >= _MIN_ROUNDS else latest):
-            break
-        for candidate in sorted(survivors, key=lambda c: c.memory_format):
-            rounds.seconds.setdefault(candidate, []).append(trial.seconds(candidate))
-        if number == 0:
-            limit = _CLEARLY_SLOWER * min(times[0] for times in rounds.seconds.values())
-            survivors = [c for c in survivors if rounds.seconds[c][0] < limit]
-    return survivors
-
-
-def choose(seconds: Mapping[Candidate, float]) -> Candidate:
-    """Return the first candidate, in the order given, that is within 5% of the fastest.
-
-    Args:
-        seconds: Median per batch of the candidates that agree, in order of preference.
-    """
-    limit = min(seconds.values()) * (1 + MIN_GAIN)
-    return next(candidate for candidate, value in seconds.items() if value <= limit)
+def _compile(
+    trial: Trial, candidate: Candidate, reference: tuple[Tensor, ...], rounds: Rounds
+) -> str | None:
+    """Compile a candidate by its first call and return why it cannot be chosen, or None."""
+    began = trial.clock()
+    try:
+        trial.seconds(candidate)
+        rounds.compile_seconds[candidate] = trial.clock() - began
+        return _disagreement(trial, candidate, reference)
+    except Exception as error:  # a compiler may raise anything, and must not end a cell
+        return describe_compile_error(error)
 
 
 def _cut_to_budget(trial: Trial) -> None:
@@ -252,11 +285,17 @@ def _cut_to_budget(trial: Trial) -> None:
     trial.cut(max(_MIN_BATCH, int(_CALL_SECONDS / per_example)))
 
 
-def _agreeing(trial: Trial, offered: Sequence[Candidate], rounds: _Rounds) -> list[Candidate]:
+def _agreeing(trial: Trial, offered: Sequence[Candidate], rounds: Rounds) -> list[Candidate]:
     reference = trial.outcome(REFERENCE)
-    agreeing = []
+    agreeing: list[Candidate] = []
     for candidate in offered:
-        reason = None if candidate == REFERENCE else _disagreement(trial, candidate, reference)
+        exact = replace(candidate, precision="fp32")
+        if candidate == REFERENCE:
+            reason = None
+        elif candidate.folded and exact.name in rounds.rejected:
+            reason = "folding is not exact in fp32"
+        else:
+            reason = _disagreement(trial, candidate, reference)
         if reason is None:
             agreeing.append(candidate)
         else:

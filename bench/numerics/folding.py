@@ -29,12 +29,16 @@ def fold_batch_norms(module: nn.Module, example: Tensor) -> nn.Module | None:
         example: Inputs of one pass, shape (1, ...), on the module's device.
 
     Returns:
-        None where nothing can be folded.
+        None where nothing can be folded, or the pass changes buffers in eval mode.
 
     Source: Jacob et al., 2018, section 3.2 (folding).
     """
     folded = copy.deepcopy(module).eval()
+    buffers = {name: value.clone() for name, value in folded.named_buffers()}
     pairs = _find_pairs(folded, example)
+    if any(not torch.equal(value, buffers[name]) for name, value in folded.named_buffers()):
+        # Whoever asked shall see that on the module itself.
+        return None
     for conv_path, norm_path in pairs.items():
         conv, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
         assert isinstance(conv, nn.Conv2d)

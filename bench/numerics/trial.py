@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from bench.meters import Clock, synchronize
 from bench.numerics.applied import Candidate, Precision, apply_plan, autocast, prepare_inputs
+from bench.numerics.compiling import CompiledPass, Pass
+from bench.numerics.folding import fold_batch_norms
 from bench.record import NumericsPlan
 
 MIN_FEATURE_COSINE = 0.999
 MAX_RELATIVE_ERROR = 2e-2
+MAX_FP32_ERROR = 1e-4
 MIN_GRADIENT_COSINE = 0.98
 MIN_FP32_COSINE = 0.9
 
@@ -43,6 +46,11 @@ class Trial(ABC):
         weights = self.module.parameters()
         return self.inputs.dim() == 4 and any(weight.dim() == 4 for weight in weights)
 
+    @property
+    def compile_refusal(self) -> str | None:
+        """Why compiled candidates are not offered, or None."""
+        return None
+
     @contextmanager
     def isolated(self) -> Iterator[None]:
         """Work on a copy and give the random state back."""
@@ -68,13 +76,28 @@ class Trial(ABC):
 
     def seconds(self, candidate: Candidate) -> float:
         """Return the seconds of one pass, inputs brought into the format included."""
-        plan = candidate.as_plan()
-        apply_plan(self.module, plan)
+        apply_plan(self._module_for(candidate), candidate.as_plan())
         synchronize(self.device)
         began = self.clock()
         self._run(candidate)
         synchronize(self.device)
         return self.clock() - began
+
+    def _pass(self, module: nn.Module, plan: NumericsPlan) -> Tensor:
+        """Return the outputs of a module as a pass under the plan computes them."""
+        inputs = prepare_inputs(self.inputs, plan)
+        run: Pass = module
+        if plan.compiled:
+            run = CompiledPass(module, plan, len(inputs), forgiving=False)
+        return run(inputs)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the pass can run with batch norms folded; known within `isolated`."""
+        return False
+
+    def _module_for(self, candidate: Candidate) -> nn.Module:
+        return self.module
 
     @abstractmethod
     def _prepare(self, module: nn.Module) -> nn.Module: ...
@@ -93,15 +116,27 @@ class ForwardTrial(Trial):
     """A forward pass in eval mode; its outcome is the features, float32, shape (B, D)."""
 
     name = "forward"
+    _folded: nn.Module | None = None
+
+    @property
+    def folds(self) -> bool:
+        """Whether the pass can run with batch norms folded; known within `isolated`."""
+        return self._folded is not None
+
+    def _module_for(self, candidate: Candidate) -> nn.Module:
+        return self._folded if candidate.folded and self._folded is not None else self.module
 
     def _prepare(self, module: nn.Module) -> nn.Module:
+        # On a GPU nobody has measured what it is worth.
+        if self.allows_channels_last and self.device.type == "cpu":
+            self._folded = fold_batch_norms(module, self.inputs[:1])
         return module.eval()
 
     def _run(self, candidate: Candidate) -> tuple[Tensor, ...]:
         plan = candidate.as_plan()
-        apply_plan(self.module, plan)
+        module = apply_plan(self._module_for(candidate), plan)
         with torch.no_grad(), autocast(plan, self.device):
-            return (self.module(prepare_inputs(self.inputs, plan)).float(),)
+            return (self._pass(module, plan).float(),)
 
     def disagreement(
         self, reference: tuple[Tensor, ...], outcome: tuple[Tensor, ...], precision: Precision
@@ -110,7 +145,8 @@ class ForwardTrial(Trial):
         expected, got = reference[0].flatten(1).double(), outcome[0].flatten(1).double()
         cosine = float(nn.functional.cosine_similarity(got, expected).min())
         error = float((got - expected).norm() / expected.norm())
-        if not (cosine > MIN_FEATURE_COSINE and error < MAX_RELATIVE_ERROR):
+        bound = MAX_FP32_ERROR if precision == "fp32" else MAX_RELATIVE_ERROR
+        if not (cosine > MIN_FEATURE_COSINE and error < bound):
             return f"features: cosine {cosine:.5f}, relative error {error:.1e}"
         return None
 
@@ -119,6 +155,16 @@ class TrainTrial(Trial):
     """Forward, loss and backward; its outcome is the loss and every gradient, float32."""
 
     name = "train"
+
+    @property
+    def compile_refusal(self) -> str | None:
+        """That something is frozen: such a model may be cut behind its frozen prefix.
+
+        A cut replaces what modules do while it runs, which a graph does not see.
+        """
+        if all(weight.requires_grad for weight in self.module.parameters()):
+            return None
+        return "not offered: a part is frozen, and a cut behind it cannot be compiled"
 
     def _prepare(self, module: nn.Module) -> nn.Module:
         generator = torch.Generator(self.device).manual_seed(0)
@@ -133,7 +179,7 @@ class TrainTrial(Trial):
         apply_plan(self.module, plan)
         self.module.zero_grad(set_to_none=True)
         with autocast(plan, self.device):
-            logits = self.module(prepare_inputs(self.inputs, plan))
+            logits = self._pass(self.module, plan)
         assert self.labels is not None
         loss = nn.functional.cross_entropy(logits.float(), self.labels)
         scale = _LOSS_SCALE if candidate.precision == "fp16" else 1.0
@@ -175,7 +221,9 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
     dropouts = [
         part
         for part in module.modules()
-        if isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in names
+        if (isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in names)
+        # One that drops nothing stays: a changed mode would have a graph compiled again.
+        and (getattr(part, "p", None) or getattr(part, "drop_prob", None))
     ]
     before = [part.training for part in dropouts]
     for part in dropouts:

@@ -14,6 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 40
 _CHARACTER_WIDTH, _LINE_HEIGHT = 6.6, 13
 NUM_SERIES = 8
 _MOST_BELOW = 12
+_MOST_MARKS = 400
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Panel:
     Attributes:
         front: SVG path of the Pareto front, empty without.
         below: What lies so far below that it is named instead of drawn.
+        num_further: Rows left out since so many marks would hide each other.
         description: What it shows, for those who do not see it.
     """
 
@@ -68,6 +70,7 @@ class Panel:
     lines: tuple[Line, ...] = ()
     front: str = ""
     below: tuple[str, ...] = ()
+    num_further: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,12 @@ def cost_panel(
     if not scored:
         return None
     floor = robust_floor([accuracy(row) for row in scored])
-    shown = [row for row in scored if accuracy(row) >= floor]
+    inside = [row for row in scored if accuracy(row) >= floor]
+    front = pareto_front(inside, cost)
+    ahead = set(map(id, front))
+    shown = _most_telling(inside, ahead)
     across = log_axis([_cost(row, cost) for row in shown])
     up = linear_axis([accuracy(row) for row in shown], least=0.0, most=1.0)
-    front = pareto_front(shown, cost)
-    ahead = set(map(id, front))
     marks = tuple(_mark(row, cost, across, up, strategies, id(row) in ahead) for row in shown)
     named = [(row, mark) for row, mark in zip(shown, marks, strict=True) if mark.on_front]
     return Panel(
@@ -145,7 +149,17 @@ def cost_panel(
         labels=_labels([(short_name(row.backbone), mark) for row, mark in named], marks),
         front=_front_path([mark for _, mark in named]),
         below=_below([row for row in scored if accuracy(row) < floor]),
+        num_further=len(inside) - len(shown),
     )
+
+
+def _most_telling(rows: Sequence[Row], ahead: set[int]) -> list[Row]:
+    """Return the rows of the front and the most accurate others, in the order given."""
+    if len(rows) <= _MOST_MARKS:
+        return list(rows)
+    best = sorted(rows, key=accuracy, reverse=True)[:_MOST_MARKS]
+    kept = ahead.union(map(id, best))
+    return [row for row in rows if id(row) in kept]
 
 
 def _cost(row: Row, cost: CostAxis) -> float:

@@ -197,6 +197,7 @@ def _gain(row: Row, base: Row) -> Gain:
 def caveats(records: Sequence[RecordSummary], rows: Sequence[Row]) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
     found = [*_selection_caveats(records), *_wait_caveats(records), *_data_caveats(records)]
+    found += _disturbance_caveats(records)
     if len({row.device for row in rows if row.device}) > 1:
         found.append("Cells ran on more than one device; figures of cost show the most frequent.")
     if len({row.versions for row in rows if row.versions}) > 1:
@@ -236,6 +237,17 @@ def _wait_caveats(records: Sequence[RecordSummary]) -> list[str]:
     return [
         f"{_cells(slow)} waited for data for more than {percent(MAX_DATA_WAIT, 0)}% of the time of "
         "the training steps: reading set the pace, not the device."
+    ]
+
+
+def _disturbance_caveats(records: Sequence[RecordSummary]) -> list[str]:
+    profiles = [(record.train_profile, record.infer_profile) for record in records]
+    disturbed = sum(any(each and each.is_disturbed for each in pair) for pair in profiles)
+    if not disturbed:
+        return []
+    return [
+        f"The speed of {_cells(disturbed)} was measured while the machine was busy: it is lower "
+        "than the model's own. Run them again on an idle machine before comparing speeds."
     ]
 
 

@@ -1,9 +1,8 @@
 """The store: runs, records, predictions and what a run already holds."""
 
-import gc
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -23,6 +22,7 @@ from sqlalchemy import (
     select,
 )
 
+from bench.collector import collector_paused
 from bench.digests import digest_value
 from bench.errors import StoreError, UsageError
 from bench.record import SCHEMA_VERSION, PredictionSet, Record, Status
@@ -221,7 +221,7 @@ class Store:
         with (
             translated(self._engine.url, "read"),
             self._engine.connect() as connection,
-            _collector_paused(),
+            collector_paused(),
         ):
             yield from connection.execute(query)
 
@@ -335,18 +335,6 @@ class Store:
             SuiteLockedError: Another runner holds it: says which process, where, since when.
         """
         return locks.hold(self._engine, suite)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Make no garbage collections: on many new objects that all live, they cost four times over."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _run_info(row: Row[Any]) -> RunInfo:

@@ -1,7 +1,7 @@
 """A feed of activations at a cut, read from the cache; knows no model and no cut.
 
-Stored order is the memory order of the plain pass, and stored dtype is its dtype, so that nothing
-is lost or rearranged between the prefix and what follows it.
+Stored order is the memory order of the plain pass, and stored dtype is its dtype or a narrower one
+that was verified, so that nothing is rearranged between the prefix and what follows it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Layout:
 
     Attributes:
         shape: As stored: (H, W, C) where the cut has channels-last order.
-        dtype: That of the plain pass, so that storing loses nothing.
+        dtype: As stored.
+        computed: As the plain pass has them; another than `dtype` only where that was verified.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    computed: torch.dtype
     channels_last: bool
 
     @property
@@ -39,13 +41,20 @@ class Layout:
         """Bytes of one example."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether storing rounds."""
+        return self.dtype != self.computed
+
     def store(self, activations: Tensor) -> Tensor:
-        """Return activations in stored order."""
-        return activations.permute(0, 2, 3, 1) if self.channels_last else activations
+        """Return activations in stored order and dtype."""
+        ordered = activations.permute(0, 2, 3, 1) if self.channels_last else activations
+        return ordered.to(self.dtype)
 
     def restore(self, stored: Tensor) -> Tensor:
-        """Return a view in the model's order."""
-        return stored.permute(0, 3, 1, 2) if self.channels_last else stored
+        """Return stored activations in the model's order and dtype."""
+        ordered = stored.permute(0, 3, 1, 2) if self.channels_last else stored
+        return ordered.to(self.computed)
 
 
 class ActivationFeed:

@@ -179,7 +179,9 @@ class Mixing:
             # Blended in memory order, which is channels last: indexing would undo it.
             images = batch.inputs.permute(0, 2, 3, 1)
             inputs = torch.lerp(images[partners], images, share).permute(0, 3, 1, 2)
-        labels = F.one_hot(batch.labels, self.num_classes).float()
+        # `one_hot` may look at the labels, for which it would wait.
+        classes = torch.arange(self.num_classes, device=batch.labels.device)
+        labels = (batch.labels[:, None] == classes).float()
         labels = torch.lerp(labels[partners], labels, share)
         return Batch(inputs, labels, batch.waited_seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from torch import Tensor
 from bench.environment import package_versions
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Runtime, Split
-from bench.numerics import apply_plan, autocast, plan_forward, prepare_inputs
+from bench.meters import Ticker
+from bench.numerics import apply_plan, autocast, make_pass, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
+from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
-from bench.strategies.loop import eval_batch_size
 from bench.strategies.microbatch import EvalBatch, with_fewer
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def extract_features(
         run_bound=True,
     )
     with runtime.phase("features"):
-        array.ensure(split.rows, _maker(backbone, split, runtime, plan))
+        ticker = Ticker("features", array.count_missing(split.rows), runtime.emit, time.monotonic)
+        array.ensure(split.rows, _maker(backbone, split, runtime, plan, ticker))
         features = torch.from_numpy(array.read(split.rows))
     _check_finite(features, backbone, split)
     return features
@@ -90,6 +93,8 @@ def pass_key(
         "preprocessing": backbone.preprocessing.model_dump(mode="json"),
         "precision": plan.precision,
         "memory_format": plan.memory_format,
+        "folded": plan.folded,
+        "compiled": plan.compiled,
         "device": device.type,
         "packages": package_versions(),
     }
@@ -111,18 +116,22 @@ def count_constant(features: Tensor, backbone: Backbone) -> int:
 
 
 def _maker(
-    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan
+    backbone: Backbone, split: Split, runtime: Runtime, plan: NumericsPlan, ticker: Ticker
 ) -> Callable[[np.ndarray], np.ndarray]:
-    at_once = EvalBatch(eval_batch_size(runtime.device), runtime.device)
+    at_once = EvalBatch(eval_batch_size(runtime.device, plan), runtime.device)
 
     def make(rows: np.ndarray) -> np.ndarray:
         module = apply_plan(backbone.module.to(runtime.device), plan).eval()
         before = digest_tensors(dict(module.named_buffers()))
         part = replace(split, rows=rows)
 
+        forward = make_pass(module, plan, at_once.size)
+
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
-                yield _forward(backbone, part, slice(first, first + size), runtime, plan)
+                images = load_batch(part, slice(first, first + size), runtime.device)
+                yield _forward(forward, images, backbone, plan)
+                ticker.add(size)
                 first += size
 
         batches = at_once.collect(len(rows), run)
@@ -140,13 +149,12 @@ def _maker(
 
 @torch.inference_mode()
 def _forward(
-    backbone: Backbone, split: Split, positions: slice, runtime: Runtime, plan: NumericsPlan
+    forward: Callable[[Tensor], Tensor], images: Tensor, backbone: Backbone, plan: NumericsPlan
 ) -> Tensor:
-    """Return features of some positions, float32, on the CPU, shape (B, D)."""
-    images = load_batch(split, positions, runtime.device)
+    """Return features of decoded images, float32, on the CPU, shape (B, D)."""
     inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
-    with autocast(plan, runtime.device):
-        features: Tensor = backbone.module(inputs)
+    with autocast(plan, images.device):
+        features = forward(inputs)
     expected = (len(images), backbone.info.feature_dim)
     if tuple(features.shape) != expected:
         raise StrategyError(

@@ -142,3 +142,15 @@ def check_frozen(before: Mapping[str, str], trained: Trained) -> None:
             f"frozen tensors changed during training: {', '.join(changed[:_NAMED])}{more}. The "
             "backbone changes its state in eval mode; use full, or linear_probe."
         )
+
+
+def copy_tensors(trained: Trained) -> Mapping[str, Tensor]:
+    """Return copies of the trained tensors by name, on their device."""
+    return {name: value.clone() for name, value in trained.tensors().items()}
+
+
+@torch.no_grad()
+def restore_tensors(trained: Trained, state: Mapping[str, Tensor]) -> None:
+    """Write copies made by `copy_tensors` back into the model."""
+    for name, value in trained.tensors().items():
+        value.copy_(state[name])

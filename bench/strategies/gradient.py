@@ -19,22 +19,21 @@ from bench.interfaces import Adapted, Split, Stage, Task
 from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
 from bench.spec import TrainingSpec
+from bench.strategies.evaluation import eval_batch_size, predict_logits
 from bench.strategies.feed import Feed, ImageFeed
-from bench.strategies.freeze import Trained, all_tensors, check_frozen, digest_tensors
-from bench.strategies.head import Classifier, make_head
-from bench.strategies.loop import (
-    Fit,
-    Training,
-    TrainStep,
+from bench.strategies.freeze import (
+    Trained,
+    all_tensors,
+    check_frozen,
     copy_tensors,
-    eval_batch_size,
-    is_better,
-    predict_logits,
+    digest_tensors,
     restore_tensors,
-    train_setting,
 )
+from bench.strategies.head import Classifier, make_head
+from bench.strategies.loop import Fit, Training, TrainStep, is_better, train_setting
 from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
-from bench.strategies.prefix import PlainPath, cache_prefix
+from bench.strategies.prefix import PlainPath
+from bench.strategies.prefix_cache import cache_prefix
 from bench.strategies.schedule import fixed
 
 NO_VAL = "no val split: every epoch was trained and the last one kept"
@@ -155,7 +154,10 @@ def _prepare_trainings(
         if part not in by_stages:
             trained = Trained(classifier, part)
             plan = _plan_train(task, spec, trained)
-            val_plan = forward.model_copy(update={"memory_format": plan.memory_format})
+            # A cut behind a frozen prefix cannot be compiled; the step's plan sees to that itself.
+            compiled = forward.compiled and part is None
+            val = {"memory_format": plan.memory_format, "compiled": compiled}
+            val_plan = forward.model_copy(update=val)
             by_stages[part] = _prepare(task, spec, images, (trained, plan, val_plan))
     return [by_stages[part] for part in stages]
 
@@ -197,8 +199,11 @@ def _prepare(
             raise PlainPath("images are mixed")
         else:
             apply_plan(trained.classifier, plan)
+            # Folding is exact up to rounding; the cut is held to the plain model's own bits.
+            val_plan = val_plan.model_copy(update={"folded": False})
             cached = cache_prefix(task, trained, plan, val_plan)
             trained, train, val = cached.trained, cached.train, cached.val
+            notes = cached.notes
     except PlainPath as reason:
         train, val = images.feeds
         notes = (f"frozen prefix run in every epoch: {reason}",)

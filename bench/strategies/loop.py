@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.digests import digest_value
-from bench.numerics import autocast, prepare_inputs
+from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
+from bench.strategies.evaluation import eval_batch_size, predict_logits, score_logits
 from bench.strategies.feed import Feed, batch_sizes
-from bench.strategies.freeze import Trained
-from bench.strategies.head import Classifier
+from bench.strategies.freeze import Trained, copy_tensors, restore_tensors
 from bench.strategies.microbatch import EvalBatch, smallest_pass, with_fewer
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
 
 CHECK_STEPS = 50
-_EVAL_BATCH = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class TrainStep:
         micro_batch: int | None = None,
     ) -> None:
         self._micro_batch = micro_batch
-        self._classifier = trained.classifier
+        self._forward = make_pass(trained.classifier, plan)
         self._setting = setting
         self._plan = plan
         self._device = device
@@ -150,7 +149,7 @@ class TrainStep:
     def _add_gradients(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
         """Add the gradients of the weighted mean loss to what is there, and return that loss."""
         with autocast(self._plan, self._device):
-            logits = self._classifier(prepare_inputs(inputs, self._plan))
+            logits = self._forward(prepare_inputs(inputs, self._plan))
         smoothing = self._setting.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if weight != 1.0:
@@ -225,7 +224,9 @@ class _Run:
             derive_seed(training.seed, "mix"),
             training.device,
         )
-        self._eval_batch = EvalBatch(eval_batch_size(training.device), training.device)
+        self._eval_batch = EvalBatch(
+            eval_batch_size(training.device, training.val_plan), training.device
+        )
         self.curve: list[EpochPoint] = []
         self.best_epoch = 0
         self.state: Mapping[str, Tensor] = {}
@@ -319,59 +320,6 @@ def is_better(point: EpochPoint, best: EpochPoint) -> bool:
     if point.val_accuracy != best.val_accuracy or point.val_loss is None or best.val_loss is None:
         return point.val_accuracy > best.val_accuracy
     return point.val_loss < best.val_loss
-
-
-def predict_logits(
-    classifier: Classifier,
-    feed: Feed,
-    plan: NumericsPlan,
-    device: torch.device,
-    at_once: EvalBatch | None = None,
-) -> Tensor:
-    """Return logits of every example in order, float32, shape (N, K), on the device.
-
-    The model is put in eval mode and left there. Where memory runs out, batches become smaller.
-
-    Args:
-        classifier: With the plan applied to it.
-        feed: Of the split.
-        plan: Numerics of the forward pass.
-        device: Where the model is.
-        at_once: Remembers what fits, for the next pass; None begins with `eval_batch_size`.
-    """
-    classifier.eval()
-    at_once = at_once or EvalBatch(eval_batch_size(device), device)
-
-    def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
-        for batch in feed.batches(torch.arange(first, len(feed)), sizes):
-            yield classifier(prepare_inputs(batch.inputs, plan)).float()
-
-    with torch.no_grad(), autocast(plan, device):
-        return torch.cat(at_once.collect(len(feed), run))
-
-
-def eval_batch_size(device: torch.device) -> int:
-    """Return examples per forward pass in evaluation: enough to fill the device."""
-    return _EVAL_BATCH.get(device.type, _EVAL_BATCH["cpu"])
-
-
-def score_logits(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean cross-entropy in nats, with one wait for the device."""
-    accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    accuracy, loss = torch.stack((accuracy, F.cross_entropy(logits, labels))).tolist()
-    return accuracy, loss
-
-
-def copy_tensors(trained: Trained) -> Mapping[str, Tensor]:
-    """Return copies of the trained tensors by name, on their device."""
-    return {name: value.clone() for name, value in trained.tensors().items()}
-
-
-@torch.no_grad()
-def restore_tensors(trained: Trained, state: Mapping[str, Tensor]) -> None:
-    """Write copies made by `copy_tensors` back into the model."""
-    for name, value in trained.tensors().items():
-        value.copy_(state[name])
 
 
 def derive_seed(seed: int, purpose: str) -> int:

@@ -98,13 +98,15 @@ class EvalBatch:
         """
         outputs: list[Tensor] = []
         done = 0
+        begin = min(self.size, max(1, num_examples))
 
         def go_on(size: int) -> None:
             nonlocal done
-            self.size = size
+            if size < begin:
+                self.size = size
             for output in run(done, batch_sizes(num_examples - done, size)):
                 outputs.append(output)
                 done += len(output)
 
-        with_fewer(go_on, self.size, self._device)
+        with_fewer(go_on, begin, self._device)
         return outputs

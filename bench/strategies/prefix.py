@@ -1,4 +1,4 @@
-"""Activations of a frozen prefix at a cut, computed once; knows no grid and no optimiser.
+"""Where a frozen prefix ends, and the model on both sides of that cut; it stores nothing.
 
 The model's own `forward` is used on both sides of the cut, so no architecture is described here.
 Up to the cut it is stopped there; behind it, it runs on one example whose finished modules answer
@@ -9,33 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from bench.artifacts import RowArray
-from bench.interfaces import Split, Task
 from bench.meters import is_out_of_memory
 from bench.numerics import autocast, prepare_inputs
 from bench.record import NumericsPlan
-from bench.strategies.activations import STORED, ActivationFeed, Layout
-from bench.strategies.features import pass_key
-from bench.strategies.feed import ImageFeed
-from bench.strategies.freeze import Trained, digest_tensors
+from bench.strategies.freeze import Trained, copy_tensors, restore_tensors
 from bench.strategies.head import Classifier
-from bench.strategies.loop import copy_tensors, eval_batch_size, restore_tensors, seeded
-from bench.strategies.microbatch import EvalBatch
+from bench.strategies.loop import seeded
 
-if TYPE_CHECKING:
-    import numpy as np
-
-# Beyond it, writing and reading activations costs disk that a cell should not take unasked, and
-# more than a host's page cache holds beside the images.
-BUDGET_BYTES = 2 << 30
-_NUM_CHECKED = 8
 _NUM_CANDIDATES = 3
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
 
@@ -96,45 +83,6 @@ class Suffix(Classifier):
         return logits
 
 
-@dataclass(frozen=True)
-class CachedPrefix:
-    """A training's model and data behind its cut."""
-
-    trained: Trained
-    train: ActivationFeed
-    val: ActivationFeed | None
-
-
-def cache_prefix(
-    task: Task, trained: Trained, train_plan: NumericsPlan, val_plan: NumericsPlan
-) -> CachedPrefix:
-    """Return the suffix and its activations, computed where the cache does not have them.
-
-    Call it before any training, with plan and gradients applied: prefixes are those of the weights
-    as loaded. The trained tensors are the same bits before and after.
-
-    Raises:
-        PlainPath: There is no cut, it is not the plain model, or activations are too large.
-    """
-    device = task.runtime.device
-    trained.require_gradients()
-    trained.train()
-    with task.runtime.phase("prefix"):
-        count = min(_NUM_CHECKED, len(task.train))
-        images = _images(task, task.train)
-        inputs = next(images.batches(torch.arange(count), (count,))).inputs
-        cut = find_cut(trained, inputs, train_plan, device)
-        suffix = replace(trained, classifier=Suffix(trained.classifier, cut))
-        sources = [(task.train, train_plan)] + ([(task.val, val_plan)] if task.val else [])
-        layouts = [_layout(trained, cut, inputs, plan, device) for _, plan in sources]
-        _check_budget([split for split, _ in sources], layouts)
-        feeds = [
-            ActivationFeed(split, _fill(task, trained, cut, split, plan, layout), layout, device)
-            for (split, plan), layout in zip(sources, layouts, strict=True)
-        ]
-    return CachedPrefix(suffix, feeds[0], feeds[1] if task.val else None)
-
-
 def find_cut(trained: Trained, inputs: Tensor, plan: NumericsPlan, device: torch.device) -> Cut:
     """Return the last module before the trained stages at which the model can be cut.
 
@@ -154,7 +102,7 @@ def find_cut(trained: Trained, inputs: Tensor, plan: NumericsPlan, device: torch
         reason = "no module with one tensor as output ends before the first trained stage"
         for path in islice(trace.candidates(), _NUM_CANDIDATES):
             cut = trace.cut_at(path)
-            reason = f"cut at {path}: " + (_compare(trained, cut, inputs, plan, device) or "")
+            reason = f"cut at {path}: " + (describe_difference(trained, cut, inputs, plan) or "")
             restore_tensors(trained, start)
             trained.train()
             if reason == f"cut at {path}: ":
@@ -225,21 +173,28 @@ def _trace(trained: Trained, example: Tensor) -> _Trace:
     return _Trace(example, kept)
 
 
-def _compare(
-    trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan, device: torch.device
+def describe_difference(
+    trained: Trained,
+    cut: Cut,
+    inputs: Tensor,
+    plan: NumericsPlan,
+    through: Callable[[Tensor], Tensor] = lambda activations: activations,
 ) -> str | None:
-    """Return how the cut model differs from the plain one, or None; tensors are left changed."""
+    """Return how the cut model differs from the plain one, or None; tensors are left changed.
+
+    `through` is what becomes of activations between prefix and suffix.
+    """
     suffix = Suffix(trained.classifier, cut)
     start = copy_tensors(trained)
     try:
-        activations = run_prefix(trained.classifier, cut, inputs)
+        activations = through(run_prefix(trained.classifier, cut, inputs))
         for mode in ("eval", "train"):
             results = []
             for features in (trained.classifier.backbone, suffix.features):
                 restore_tensors(trained, start)
                 trained.train() if mode == "train" else trained.classifier.eval()
                 shown = inputs if features is trained.classifier.backbone else activations.clone()
-                with seeded(0, device):
+                with seeded(0, inputs.device):
                     results.append(_outcome(trained, features, shown))
             if (difference := _distance(*results)) is None or difference > _tolerance(plan):
                 what = "another shape or no gradient" if difference is None else f"{difference:.1g}"
@@ -311,67 +266,3 @@ def _answering(backbone: nn.Module, answers: Mapping[str, Any]) -> Iterator[None
     finally:
         for module, _ in modules:
             module.__dict__.pop("forward", None)
-
-
-def _layout(
-    trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan, device: torch.device
-) -> Layout:
-    with autocast(plan, device):
-        output = run_prefix(trained.classifier, cut, prepare_inputs(inputs, plan))
-    if output.dtype not in STORED or len(output) != len(inputs):
-        raise PlainPath(f"cut at {cut.path}: activations are {output.dtype}")
-    shape = tuple(output.shape[1:])
-    if cut.channels_last:
-        shape = (*shape[1:], shape[0])
-    return Layout(shape, output.dtype, cut.channels_last)
-
-
-def _check_budget(splits: Sequence[Split], layouts: Sequence[Layout]) -> None:
-    pairs = zip(splits, layouts, strict=True)
-    needed = sum(len(set(split.rows.tolist())) * layout.num_bytes for split, layout in pairs)
-    if needed > BUDGET_BYTES:
-        raise PlainPath(
-            f"activations would take {needed / 2**30:.1f} GiB, over {BUDGET_BYTES / 2**30:g} GiB"
-        )
-
-
-def _images(task: Task, split: Split) -> ImageFeed:
-    return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
-
-
-def _fill(
-    task: Task, trained: Trained, cut: Cut, split: Split, plan: NumericsPlan, layout: Layout
-) -> RowArray:
-    """Return the activations' array with the split's rows present."""
-    device = task.runtime.device
-    array = task.runtime.cache.rows(
-        "prefix",
-        pass_key(task.backbone, split, plan, device)
-        | {"cut": cut.path, "channels_last": cut.channels_last},
-        shape=(len(split.pool), *layout.shape),
-        dtype=STORED[layout.dtype],
-        run_bound=True,
-    )
-
-    at_once = EvalBatch(eval_batch_size(device), device)
-
-    def make(rows: np.ndarray) -> np.ndarray:
-        images = _images(task, replace(split, rows=rows, labels=rows))
-
-        def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
-            for batch in images.batches(torch.arange(first, len(rows)), sizes):
-                inputs = prepare_inputs(batch.inputs, plan)
-                yield layout.store(run_prefix(trained.classifier, cut, inputs)).cpu()
-
-        with autocast(plan, device):
-            values = torch.cat(at_once.collect(len(rows), run)).contiguous()
-        stored: np.ndarray = (
-            values.view(torch.int16) if layout.dtype == torch.bfloat16 else values
-        ).numpy()
-        return stored
-
-    before = digest_tensors(dict(trained.classifier.named_buffers()))
-    array.ensure(split.rows, make)
-    if digest_tensors(dict(trained.classifier.named_buffers())) != before:
-        raise PlainPath("the backbone changes its buffers in eval mode")
-    return array

@@ -138,6 +138,7 @@ _WORDS: Sequence[tuple[str, str]] = (
     ("a valid tuple", "a list"),
     ("a valid string", "text"),
     ("a valid number", "a number"),
+    ("a valid boolean, unable to interpret input", "true or false"),
     ("a valid integer", "a whole number"),
 )
 

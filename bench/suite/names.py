@@ -130,7 +130,7 @@ def _is_known(name: str, names: Sequence[str]) -> bool:
     A colon marks a place (`timm/local-dir:…`), which the source itself checks.
     """
     tagged = (f"{name}.", f"{name}@")
-    return ":" in name or any(known == name or known.startswith(tagged) for known in names)
+    return ":" in name or name in names or any(known.startswith(tagged) for known in names)
 
 
 def _brings_weights(spec: BackboneSpec | DatasetSpec) -> bool:

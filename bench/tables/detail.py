@@ -13,6 +13,7 @@ from bench.record import (
     Selection,
     TrainProfile,
 )
+from bench.summary import SpeedSummary
 from bench.tables import scale
 
 _LABEL_WIDTH = 22
@@ -34,7 +35,7 @@ def record_text(record: Record) -> str:
         ("curve", _curve(record.curve)),
         ("cost", _cost(record)),
         ("training step", _train(record.train_profile)),
-        ("inference", _infer(record.infer_profile)),
+        ("inference", _infer(record.infer_profile, _compiles(record))),
         ("in force", _effective(record)),
         ("backbone", _backbone(record)),
         ("data", _data(record)),
@@ -74,7 +75,7 @@ def _cell(record: Record) -> Lines:
         ("suite, run", f"{cell.suite}, {record.run_id}"),
         ("strategy", ", ".join([cell.strategy.name, *(f"{k}={v}" for k, v in fields.items())])),
         ("seed, split seed", f"{cell.seed}, {cell.split_seed}"),
-        ("numerics asked for", cell.numerics.value),
+        ("numerics asked for", cell.numerics.value + (", or compiled" if cell.compile else "")),
         ("key", record.key or "not reached"),
         ("request key", record.request_key),
         ("measured at", record.started_at.isoformat(timespec="seconds")),
@@ -158,20 +159,30 @@ def _train(profile: TrainProfile | None) -> Lines:
     rate = f"{scale.rate(profile.examples_per_second)} examples/s at batch {profile.batch_size}"
     return [
         ("throughput", rate),
+        *_disturbance(profile),
         *_memory(profile.memory),
         *_energy(profile.energy_joules_per_example),
     ]
 
 
-def _infer(profile: InferProfile | None) -> Lines:
+def _disturbance(profile: SpeedSummary) -> Lines:
+    if not profile.is_disturbed:
+        return []
+    waited = scale.percent(profile.waiting_fraction)
+    return [("disturbed", f"measured while the machine was busy: {waited}% of the time was waited")]
+
+
+def _infer(profile: InferProfile | None, compiled: bool) -> Lines:
     if profile is None:
         return []
     rate = f"{scale.rate(profile.examples_per_second)} examples/s at batch {profile.batch_size}"
-    lines = [("throughput", rate), *_memory(profile.memory)]
+    lines = [("throughput", rate), *_disturbance(profile), *_memory(profile.memory)]
     for latency in profile.latencies:
-        lines.append((f"latency, batch {latency.batch_size}", _quantiles(latency)))
+        eager = " (eager)" if compiled and latency.batch_size != profile.batch_size else ""
+        lines.append((f"latency, batch {latency.batch_size}", _quantiles(latency) + eager))
     if profile.end_to_end is not None:
-        lines.append(("latency end to end", _quantiles(profile.end_to_end)))
+        eager = " (eager)" if compiled else ""
+        lines.append(("latency end to end", _quantiles(profile.end_to_end) + eager))
     if profile.forward_flops is not None:
         lines.append(("forward FLOPs", scale.count(profile.forward_flops)))
     return lines + _energy(profile.energy_joules_per_example)
@@ -214,12 +225,20 @@ def _effective(record: Record) -> Lines:
     return lines + [("note", note) for note in effective.notes]
 
 
+def _compiles(record: Record) -> bool:
+    plan = record.effective.forward if record.effective else None
+    return plan is not None and plan.compiled
+
+
 def _plan(name: str, plan: NumericsPlan | None) -> Lines:
     if plan is None:
         return []
+    folded = ", batch norms folded" if plan.folded else ""
     compiled = ", compiled" if plan.compiled else ""
+    if plan.compile_seconds is not None:
+        compiled += f" in {scale.duration(plan.compile_seconds)}"
     text = (
-        f"{plan.precision}, {plan.memory_format}{compiled}, {plan.num_threads} threads "
+        f"{plan.precision}, {plan.memory_format}{folded}{compiled}, {plan.num_threads} threads "
         f"({plan.source})"
     )
     timed = [(f"  {each}", f"{scale.milliseconds(took)} ms") for each, took in plan.seconds.items()]

@@ -23,7 +23,7 @@ def label_cells(cells: Iterable[Cell]) -> list[Labels]:
 
     A label is the plain name where that is unique among the cells; else it says in what they
     differ: ``partial (trainable_stages=2)``. Image size and split count as the dataset's, the
-    numerics policy as the strategy's.
+    numerics policy, compiling included, as the strategy's.
 
     Args:
         cells: All cells that stand in one table.
@@ -60,7 +60,7 @@ def _texts(cell: Cell, dumped: dict[int, str]) -> tuple[str, str, str]:
     return (
         backbone,
         f"{dataset} {size} {cell.split_seed}",
-        f"{strategy} {cell.numerics.value}",
+        f"{strategy} {cell.numerics.value} {cell.compile}",
     )
 
 
@@ -68,7 +68,8 @@ def _axes(cell: Cell) -> tuple[_Axis, _Axis, _Axis]:
     dataset = cell.dataset.model_dump(mode="json")
     dataset["image_size"] = cell.dataset.image_size or cell.image_size
     dataset["split_seed"] = cell.split_seed
-    strategy = cell.strategy.model_dump(mode="json") | {"numerics": cell.numerics.value}
+    strategy = cell.strategy.model_dump(mode="json")
+    strategy |= {"numerics": cell.numerics.value, "compile": cell.compile}
     return (
         (cell.backbone.label, cell.backbone.model_dump(mode="json")),
         (cell.dataset.label, dataset),

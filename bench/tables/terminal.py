@@ -25,6 +25,7 @@ _NARROWEST_NAME = 16
 _WIDEST_TEXT = 30
 _NARROWEST = 4
 _MOST_FAILURES = 20
+_MOST_ROWS = 500
 
 
 def terminal_text(
@@ -33,7 +34,8 @@ def terminal_text(
     """Return the table with a block per dataset, and the failures with their reasons under it.
 
     The best of a dataset, and all that cannot be told from it, are marked. Columns that do not fit
-    are left out, the least telling first; long names wrap.
+    are left out, the least telling first; long names wrap. Of a dataset the 500 most accurate rows
+    are shown, and how many there are below.
 
     Args:
         rows: In the order they shall appear.
@@ -56,7 +58,10 @@ def terminal_text(
         console.print()
         members = list(block)
         title = f"{suite} · {dataset} · run {run_id}{_majority(members)}"
-        console.print(_table(title, members, columns, best))
+        console.print(_table(title, members[:_MOST_ROWS], columns, best))
+        if len(members) > _MOST_ROWS:
+            more = f"… and {len(members) - _MOST_ROWS} more below these: bench table --format csv"
+            console.print(more, style="dim")
     if rows:
         console.print()
         console.print(_legend(rows, columns), style="dim")

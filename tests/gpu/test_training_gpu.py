@@ -1,11 +1,18 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
+from bench.interfaces import Adapted, Stage
+from bench.record import NumericsPlan
 from bench.spec import Numerics
-from bench.strategies.augment import make_augmentation
+from bench.strategies.augment import make_augmentation, make_mixing
+from bench.strategies.feed import ImageFeed
+from bench.strategies.freeze import Trained
 from bench.strategies.full import Full, FullSpec
+from bench.strategies.head import Classifier, make_head
+from bench.strategies.loop import TrainStep
 from bench.strategies.partial import Partial, PartialSpec
-from tests.training import TestRuntime, make_split, make_task, small_backbone
+from tests.training import TestRuntime, make_backbone, make_split, make_task, small_backbone
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,6 +62,68 @@ def test_a_step_does_not_wait_for_the_device(precision: Numerics) -> None:
         augment(torch.rand(16, 16, 16, 3, device="cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("fields", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_batches_mixtures_and_accumulated_steps_do_not_wait_for_the_device(
+    fields: dict[str, float],
+) -> None:
+    device, backbone = torch.device("cuda", 0), small_backbone()
+    trained = Trained(Classifier(backbone.module, make_head(16, 3)).to(device))
+    trained.require_gradients()
+    setting = FullSpec(**fields)  # type: ignore[arg-type]
+    step = TrainStep(trained, setting, NumericsPlan(), device, micro_batch=8)
+    mix = make_mixing(setting, 3, 0, device)
+    assert mix is not None
+    feed = ImageFeed(make_split("train", 48, 1), backbone.preprocessing, device, resident=True)
+    assert feed.is_resident
+    batches = feed.batches(torch.randperm(48), (16, 16, 16))
+    mixed = mix(next(batches))
+    step(mixed.inputs, mixed.labels)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in batches:
+            mixed = mix(batch)
+            step(mixed.inputs, mixed.labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_gpu_that_runs_out_of_memory_accumulates_to_the_same_curve() -> None:
+    def train(fraction: float) -> Adapted:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(fraction)
+        try:
+            backbone = make_backbone(WideNet(), (Stage("wide", ("wide",)),), 64)
+            backbone.module.to("cuda")
+            task = make_task(backbone, num_train=64, runtime=TestRuntime(torch.device("cuda", 0)))
+            return Full().adapt(task, FullSpec(epochs=2, batch_size=64, learning_rate=0.02))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+    enough = train(1.0)
+    # A batch has maps of 600 MB, several of them at a time.
+    total = torch.cuda.get_device_properties(0).total_memory
+    scarce = train((1 << 30) / total)
+    assert scarce.effective.effective_batch_size == 64
+    assert scarce.effective.batch_size is not None and scarce.effective.batch_size < 64
+    for one, other in zip(enough.curve, scarce.curve, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-4)
+
+
+class WideNet(nn.Module):
+    """Large maps of few weights, without batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.wide = nn.Conv2d(3, 64, 3, 1, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = nn.functional.interpolate(inputs, size=(192, 192))
+        return self.wide(maps).relu().mean(dim=(2, 3))
 
 
 def test_global_random_state_of_the_gpu_is_left_as_it_was() -> None:

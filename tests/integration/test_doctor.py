@@ -30,11 +30,15 @@ def test_doctor_says_what_is_here(tmp_path):
         "seconds": 1.0,
     }
     (folder / "value.json").write_text(json.dumps(content))
+    compiled = NumericsPlan(compiled=True, compile_seconds=21.5).model_dump(mode="json")
+    (folder.parent / "b").mkdir()
+    (folder.parent / "b" / "value.json").write_text(json.dumps({**content, "value": compiled}))
     done = run_doctor(tmp_path, BENCH_STORE="postgresql+psycopg://me:secret@host/db")
     assert "secret" not in done.stdout
     assert "postgresql+psycopg://me:***@host/db" in done.stdout
     assert "transfer-bench" in done.stdout
     assert "bf16 contiguous, 1 threads, weights 0123456789ab, cpu:x:2, torch 2" in done.stdout
+    assert "fp32 contiguous compiled in 21.5 s, 1 threads" in done.stdout
     assert done.returncode == (3 if "broken:" in done.stdout else 0), done.stderr
 
 

@@ -1,5 +1,6 @@
 """Frozen features: computed once, the same as the plain pass, and checked."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -152,3 +153,15 @@ def test_constant_dimensions_are_counted() -> None:
 def test_features_that_are_all_constant_are_an_error() -> None:
     with pytest.raises(StrategyError, match="all 4 features are the same for all 5 train examples"):
         count_constant(torch.ones(5, 4), small_backbone())
+
+
+def test_a_long_extraction_tells_how_far_it_is_and_a_short_one_nothing() -> None:
+    split, runtime, backbone = make_split("train", 400, 1), TestRuntime(), small_backbone()
+    plan = plan_features(backbone, split, runtime)
+    extract_features(backbone, part_of(split, np.arange(100)), runtime, plan)
+    assert runtime.emitted == []
+    backbone.module.register_forward_hook(lambda *_: time.sleep(0.4))
+    extract_features(backbone, split, runtime, plan)
+    ticks = [(tick.phase, tick.num_done, tick.num_total) for tick in runtime.emitted]
+    assert 1 <= len(ticks) <= 2, "five batches of 0.4 s"
+    assert ticks[0] in [("features", 128, 300), ("features", 192, 300)]

@@ -6,7 +6,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from bench.numerics import make_pass, plan_forward, prepare_inputs, rounds
 from bench.numerics.folding import fold_batch_norms
+from bench.record import NumericsPlan
+from bench.spec import Numerics
+from tests.training import TestRuntime
 
 
 def with_statistics(module: nn.Module) -> nn.Module:
@@ -67,3 +71,73 @@ class Twice(nn.Module):
 
 def test_a_convolution_that_runs_twice_is_left_alone() -> None:
     assert fold_batch_norms(Twice(), torch.zeros(1, 3, 4, 4)) is None
+
+
+class Counts(nn.Module):
+    """It changes a buffer in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(self.conv(images))
+
+
+def test_a_network_that_changes_its_buffers_is_left_for_others_to_refuse() -> None:
+    assert fold_batch_norms(Counts(), torch.zeros(1, 3, 4, 4)) is None
+
+
+def test_a_folded_pass_gives_what_the_module_gives_also_in_inference_mode() -> None:
+    module = with_statistics(timm.create_model("test_resnet", num_classes=0)).eval()
+    plan, images = (
+        NumericsPlan(memory_format="channels_last", folded=True),
+        torch.randn(5, 3, 64, 64),
+    )
+    forward = make_pass(module, plan)
+    with torch.inference_mode():
+        expected, got = module(images), forward(prepare_inputs(images, plan))
+    assert float((got - expected).norm() / expected.norm()) < 1e-4
+    assert count_norms(module) > 0
+    # Training goes on from weights that nothing has touched.
+    module.train()(images).sum().backward()
+
+
+def test_a_forward_plan_folds_where_that_is_quicker_and_names_a_batch_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
+    module = with_statistics(timm.create_model("test_efficientnet", num_classes=0))
+    runtime = TestRuntime(numerics=Numerics.AUTO)
+    plan = plan_forward(module, torch.randn(64, 3, 64, 64), runtime, key={"weights": "x"})
+    assert "fp32 channels_last folded" in plan.seconds
+    quickest = min(plan.seconds.values())
+    plain = plan.seconds["fp32 channels_last"]
+    assert plan.folded or plain <= quickest * 1.05 or plan.precision != "fp32"
+    assert plan.batch_size in (8, 16, 32, 64)
+
+
+class Leaks(nn.Module):
+    """What a convolution gives is read by a norm and by something else: folding changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        made = self.conv(images)
+        return (self.norm(made) + made).mean(dim=(2, 3))
+
+
+def test_where_folding_is_not_exact_it_is_rejected_in_every_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
+    module = with_statistics(Leaks())
+    runtime = TestRuntime(numerics=Numerics.AUTO)
+    plan = plan_forward(module, torch.randn(8, 3, 8, 8), runtime, key={"weights": "y"})
+    assert plan.rejected["fp32 channels_last folded"].startswith("features: cosine")
+    assert plan.rejected["bf16 channels_last folded"] == "folding is not exact in fp32"
+    assert not plan.folded

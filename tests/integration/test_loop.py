@@ -6,26 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.errors import DivergedError, StrategyError
 from bench.interfaces import Task
 from bench.record import EpochPoint, NumericsPlan
 from bench.strategies import feed as feeds
+from bench.strategies.evaluation import predict_logits, score_logits
 from bench.strategies.feed import Batch, ImageFeed, batch_sizes
-from bench.strategies.freeze import Trained
+from bench.strategies.freeze import Trained, restore_tensors
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.gradient import is_at_grid_edge
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.inputs import normalise
-from bench.strategies.loop import (
-    Training,
-    derive_seed,
-    is_better,
-    predict_logits,
-    restore_tensors,
-    score_logits,
-    train_setting,
-)
+from bench.strategies.loop import Training, derive_seed, is_better, train_setting
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
 from tests.training import MemoryPool, TestRuntime, make_split, make_task, small_backbone
 
@@ -129,6 +123,40 @@ def test_a_loss_that_is_not_finite_ends_the_setting(num_val: int | None) -> None
     fit = train_setting(make_training(num_val=num_val), setting)
     assert fit.diverged is not None and "not finite in epoch 1" in fit.diverged
     assert not fit.state
+
+
+class WaitingCalls(TorchDispatchMode):
+    """Counts what would wait for a GPU: values asked for, and constants copied to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        waiting = (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh)
+        self.count += func.overloadpacket in waiting
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"optimizer": "sgd", "clip_norm": None},
+        {"augmentation": "strong"},
+        {"mixup": 0.2, "cutmix": 1.0},
+    ],
+)
+def test_more_steps_do_not_wait_more_often(fields: dict[str, object]) -> None:
+    def waits(num_train: int) -> int:
+        training = make_training(num_train=num_train)
+        setting = FullSpec(epochs=2, batch_size=8, **fields)  # type: ignore[arg-type]
+        train_setting(training, setting)
+        with WaitingCalls() as calls:
+            train_setting(training, setting)
+        return calls.count
+
+    assert 0 < waits(80) == waits(160)
 
 
 def test_divergence_is_noticed_before_a_long_epoch_ends() -> None:

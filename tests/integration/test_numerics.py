@@ -12,13 +12,14 @@ from bench.errors import StrategyError
 from bench.numerics import (
     apply_plan,
     autocast,
-    choice,
     plan_forward,
     plan_train,
     prepare_inputs,
+    rounds,
 )
 from bench.numerics.applied import Candidate
-from bench.numerics.choice import candidates, choose
+from bench.numerics.choice import candidates
+from bench.numerics.rounds import choose
 from bench.numerics.trial import TrainTrial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
@@ -30,6 +31,7 @@ CPU = torch.device("cpu")
 class CpuRuntime:
     cache: ArtifactCache
     numerics: Numerics = Numerics.AUTO
+    compile: bool = False
     device: torch.device = CPU
     num_threads: int = 1
 
@@ -48,7 +50,7 @@ def runtime(tmp_path):
 @pytest.fixture(autouse=True)
 def undisturbed(monkeypatch):
     """Timings count here however busy the machine is that runs the tests."""
-    monkeypatch.setattr(choice, "MAX_WAITING", float("inf"))
+    monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
 
 
 def make_conv_net(num_classes: int = 4) -> nn.Module:
@@ -155,9 +157,9 @@ def test_what_a_busy_machine_measured_is_not_used_and_kept_by_the_run_alone(tmp_
     first, second = (
         CpuRuntime(ArtifactCache(tmp_path, run_scope=scope)) for scope in ("run-1", "run-2")
     )
-    monkeypatch.setattr(choice, "MAX_WAITING", -1.0)
+    monkeypatch.setattr(rounds, "MAX_WAITING", -1.0)
     busy = plan_forward(net, inputs, first, key={})
-    monkeypatch.setattr(choice, "MAX_WAITING", float("inf"))
+    monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
     again = plan_forward(net, inputs, first, key={})
     idle = plan_forward(net, inputs, second, key={})
     assert (busy.precision, busy.memory_format) == ("fp32", "channels_last")

@@ -12,9 +12,9 @@ from bench.artifacts import ArtifactCache
 from bench.backbones.packaged import PackagedSource
 from bench.interfaces import Adapted, Backbone, Split, Stage, Task
 from bench.record import NumericsPlan
-from bench.spec import BackboneSpec
+from bench.spec import BackboneSpec, Numerics
 from bench.strategies import feed as feeds
-from bench.strategies import prefix
+from bench.strategies import prefix_cache
 from bench.strategies.freeze import Trained
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.partial import Partial, PartialSpec
@@ -73,7 +73,7 @@ def task_of(backbone: Backbone, side: int = SIZE, runtime: TestRuntime | None = 
 def plainly(run: Callable[[], Adapted], monkeypatch: pytest.MonkeyPatch) -> Adapted:
     """Run with a budget that no activations fit, the user's own way to the plain path."""
     with monkeypatch.context() as patched:
-        patched.setattr(prefix, "BUDGET_BYTES", 0)
+        patched.setattr(prefix_cache, "BUDGET_BYTES", 0)
         return run()
 
 
@@ -133,6 +133,29 @@ def test_the_prefix_runs_once_for_all_epochs_grid_points_and_seeds() -> None:
     assert (built, reused) == ({True}, {False})
     # Plan, check and layouts look at a few examples each time; 35 are the pass itself.
     assert first - sum(counted) >= 26 + 9
+
+
+class Widened(nn.Module):
+    """As many networks do behind a norm, it goes on in float32 under autocast."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.float()
+
+
+def test_activations_are_narrowed_where_the_pass_is_and_nothing_is_lost() -> None:
+    backbone = small_backbone()
+    backbone.module.middle.append(Widened())
+    vit = load("test_vit")
+
+    def notes(backbone: Backbone, side: int, numerics: Numerics) -> tuple[str, ...]:
+        task = task_of(copy.deepcopy(backbone), side, TestRuntime(numerics=numerics))
+        return Partial().adapt(task, PartialSpec(epochs=1, batch_size=8)).effective.notes
+
+    narrowed = ("activations kept as torch.bfloat16 of torch.float32, which agrees",)
+    assert notes(backbone, SIZE, Numerics.BF16) == narrowed
+    assert notes(backbone, SIZE, Numerics.FP32) == ()
+    # Its residual stream has digits that bfloat16 has not, and the gradients notice.
+    assert notes(vit, 160, Numerics.BF16) == ()
 
 
 def test_streamed_activations_train_as_resident_ones(monkeypatch: pytest.MonkeyPatch) -> None:

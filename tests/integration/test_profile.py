@@ -2,6 +2,9 @@
 
 import fcntl
 import gc
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import count
@@ -161,6 +164,30 @@ def test_host_memory_without_a_meter_and_energy_of_a_cpu_are_unmeasured():
     profile = profile_step(lambda *_: None, ProfileSettings(device=CPU, budget_seconds=0.01))
     assert profile.memory.host_bytes is None
     assert profile.energy_joules_per_example is None
+
+
+def test_a_profile_that_shared_its_cpu_says_for_how_long_it_waited():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("threads cannot be tied to a CPU here")
+    allowed = os.sched_getaffinity(0)
+    only = min(allowed)
+    spin = f"import os; os.sched_setaffinity(0, {{{only}}})\nwhile True: pass"
+    other = subprocess.Popen([sys.executable, "-c", spin])
+
+    def step(inputs: Tensor, labels: Tensor) -> None:
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+
+    os.sched_setaffinity(0, {only})
+    try:
+        profile = profile_step(step, ProfileSettings(device=CPU, budget_seconds=0.5))
+    finally:
+        os.sched_setaffinity(0, allowed)
+        other.kill()
+        other.wait()
+    assert profile.waiting_fraction is not None
+    assert 0.1 / torch.get_num_threads() < profile.waiting_fraction <= 1
 
 
 def test_the_profile_is_alone_on_its_device(tmp_path):

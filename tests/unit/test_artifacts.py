@@ -29,7 +29,9 @@ def test_rows_are_made_once_and_read_in_the_order_asked(tmp_path: Path) -> None:
 
     array = open_rows(tmp_path)
     wanted = np.array([7, 2, 3, 2])
+    assert array.count_missing(wanted) == len(set(wanted.tolist()))
     array.ensure(wanted, make)
+    assert array.count_missing(wanted) == 0
     array.ensure(np.array([3, 8]), make)
     assert array.read(wanted).tolist() == [[7, 49], [2, 4], [3, 9], [2, 4]]
     assert made == [2, 3, 7, 8]

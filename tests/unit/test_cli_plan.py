@@ -2,13 +2,16 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from bench import open_store, plan_cells
 from bench.cli import main
+from bench.cli.plan import _print_cells
 from bench.environment import device_class
 from bench.suite import load_suite
 from bench.survey import request_key
@@ -248,3 +251,17 @@ def test_every_limit_may_be_text_with_a_unit_in_the_schema(bench):
         (pattern,) = [one["pattern"] for one in limits[name]["anyOf"] if "pattern" in one]
         assert re.search(pattern, good)
         assert not re.search(pattern, bad)
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("num_rows", "folded"), [(500, True), (501, False)])
+def test_long_names_are_folded_in_a_terminal_while_the_rows_are_few(num_rows: int, folded: bool):
+    rows = [("timm/" + "name" * 50, "digits", "full", "0", "to run", "")] * num_rows
+    with redirect_stdout(_Terminal()) as terminal:
+        _print_cells(rows)
+    lines = terminal.getvalue().splitlines()
+    assert (len(lines) > 1 + num_rows) == folded

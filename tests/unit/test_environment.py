@@ -15,6 +15,7 @@ from bench.environment import (
     device_name,
     find_problems,
     health,
+    is_offline,
     known_plans,
     list_devices,
     memory_bytes,
@@ -257,6 +258,26 @@ def test_what_blocks_comes_first(tmp_path, monkeypatch):
     blocking = [problem.blocking for problem in problems]
     assert blocking == sorted(blocking, reverse=True)
     assert {True, False} <= set(blocking)
+
+
+@pytest.mark.parametrize(
+    ("variables", "offline"),
+    [
+        ({}, False),
+        ({"HF_HUB_OFFLINE": "1"}, True),
+        ({"TRANSFORMERS_OFFLINE": "Yes"}, True),
+        ({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "on"}, True),
+        ({"HF_HUB_OFFLINE": "0"}, False),
+    ],
+)
+def test_a_switch_of_the_hub_forbids_downloads_in_any_of_its_spellings(
+    monkeypatch, variables, offline
+):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_offline() is offline
 
 
 def test_known_plans_are_read_and_foreign_files_left_out(tmp_path):

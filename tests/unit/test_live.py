@@ -101,6 +101,7 @@ def test_a_cell_that_failed_early_says_nothing_about_the_time_others_take():
             "train · setting 1/3 · epoch 1",
         ),
         (Progress(phase="train", grid_point=1, num_grid_points=1), "train"),
+        (Progress(phase="features", num_done=1280, num_total=5000), "features · 1,280 of 5,000"),
     ],
 )
 def test_progress_is_described_in_a_few_words(progress: Progress, text: str):

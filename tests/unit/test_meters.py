@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.meters import FakeClock, HostMemory, Phases, device_lock, waiting_seconds
+from bench.meters import (
+    FakeClock,
+    HostMemory,
+    Phases,
+    Ticker,
+    WaitMeter,
+    device_lock,
+    waiting_seconds,
+)
 from bench.record import Progress
 
 MEGABYTE = 1 << 20
@@ -133,6 +141,18 @@ def test_memory_held_from_before_is_in_the_floor():
     del held
 
 
+def test_a_ticker_tells_how_far_it_is_at_most_once_a_second():
+    clock, told = FakeClock(), []
+    ticker = Ticker("features", 100, told.append, clock)
+    for _ in range(10):
+        clock.advance(0.3)
+        ticker.add(10)
+    assert [(tick.phase, tick.num_done, tick.num_total) for tick in told] == [
+        ("features", 40, 100),
+        ("features", 80, 100),
+    ]
+
+
 def spin(stop: Event) -> None:
     while not stop.is_set():
         sum(range(10_000))
@@ -148,16 +168,22 @@ def test_waiting_for_a_cpu_grows_while_others_take_them_all():
     for other in others:
         other.start()
     time.sleep(1)
+    meters = [WaitMeter(time.perf_counter, num_threads) for num_threads in (1, 2)]
     before, until = waiting_seconds(), time.perf_counter() + 1
     while time.perf_counter() < until:
         pass
     after = waiting_seconds()
+    alone, shared = (meter.fraction() for meter in meters)
     stop.set()
     for other in others:
         other.join(30)
     assert before is not None
     assert after is not None
     assert 0.1 < after - before < 1.1
+    assert alone is not None
+    assert shared is not None
+    assert 0.1 < alone < 1.1
+    assert shared == pytest.approx(alone / 2, rel=0.05)
 
 
 def hold(root: Path, exclusive: bool, asks: Event, holds: Event, release: Event) -> None:

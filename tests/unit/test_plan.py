@@ -103,8 +103,9 @@ def test_shots_of_the_suite_apply_to_datasets_that_set_none():
 
 
 def test_a_cell_carries_the_protocol_of_its_suite():
-    cell = plan_cells(make_suite(split_seed=7, numerics="fp32", seeds=(4,)))[0]
+    cell = plan_cells(make_suite(split_seed=7, numerics="fp32", compile=True, seeds=(4,)))[0]
     assert (cell.suite, cell.split_seed, cell.numerics, cell.seed) == ("s", 7, "fp32", 4)
+    assert cell.compile
 
 
 def test_a_strategy_keeps_its_own_fields_in_a_cell():

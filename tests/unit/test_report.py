@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -188,6 +189,16 @@ def test_what_a_reader_should_know_is_found_in_the_records():
     assert caveats(clean, summarise(clean)) == []
 
 
+def test_a_speed_measured_on_a_busy_machine_is_a_caveat():
+    record = make_record(strategy="full")
+    busy = record.infer_profile.model_copy(update={"waiting_fraction": 0.2})
+    calm = record.infer_profile.model_copy(update={"waiting_fraction": 0.05})
+    records = [record.model_copy(update={"infer_profile": each}) for each in (busy, calm, None)]
+    (said,) = caveats(records, [])
+    assert said.startswith("The speed of 1 cell was measured while the machine was busy")
+    assert caveats(records[1:], []) == []
+
+
 def test_a_training_that_waited_for_its_data_is_a_caveat():
     def waited(*shares: float | None):
         record = make_record(strategy="full")
@@ -301,9 +312,10 @@ def test_the_page_is_light_enough_to_mail():
 def test_the_embedded_rows_are_the_table():
     records = vision_records()
     text = re.search(r'id="data">(.*?)</script>', _page(records), re.DOTALL).group(1)
-    rows = json.loads(text)
-    assert len(rows) == len(summarise(records))
-    assert rows[0]["test_accuracy"] == 0.983
+    data = json.loads(text)
+    assert [dict(zip(data["columns"], values, strict=True)) for values in data["rows"]] == [
+        asdict(row) for row in summarise(records)
+    ]
 
 
 def test_json_in_a_script_cannot_end_it():
@@ -352,6 +364,57 @@ def test_many_rows_of_a_dataset_are_folded():
     page = _page(records)
     assert "<summary>8 more</summary>" in page
     assert "and 14 more, marked in the results table" in page
+
+
+@pytest.fixture(scope="module")
+def long_page() -> str:
+    """A page of 600 rows, a third of them far below the rest, and 300 failures."""
+    records = [
+        make_record(backbone=f"timm/b{n}", strategy="full", accuracy=0.9 if n % 3 else 0.2)
+        for n in range(600)
+    ]
+    return _page([*records, *(make_record(seed=n, status=Status.OOM) for n in range(300))])
+
+
+def test_a_page_of_many_rows_shows_all_of_them_in_its_table_alone(long_page: str):
+    assert long_page.count("<tr data-dataset=") == 601
+    assert "<summary>588 more</summary>" in long_page
+    assert "and 500 further, in the results table" in long_page
+
+
+def test_a_page_of_many_failures_lists_some_and_says_so(long_page: str):
+    assert long_page.count('<details class="failure">') == 200
+    assert "and 100 more: <code>bench table --format json</code>" in long_page
+
+
+def test_a_page_of_many_curves_draws_the_highest(long_page: str):
+    assert "digits · full, the 40 highest of 600 cells" in long_page
+    assert long_page.count('class="line ') == 40
+    curves = long_page[long_page.index('id="curves"') :]
+    assert "b1\nseed" in curves and "b3\nseed" not in curves
+
+
+def test_a_figure_of_many_rows_draws_the_front_and_the_most_accurate():
+    records = [
+        make_record(
+            backbone=f"timm/b{n}", accuracy=0.9 - n / 10_000, rate=1000.0 if n == 999 else 10.0
+        )
+        for n in range(1000)
+    ]
+    panel = cost_panel("digits", summarise(records), THROUGHPUT, ["linear_probe"])
+    assert panel is not None
+    assert (len(panel.marks), panel.num_further) == (401, 599)
+    assert any("b999\n" in mark.tip for mark in panel.marks if mark.on_front)
+    assert "599 more rows are in the results table" in _page(records)
+
+
+def test_a_page_of_many_rows_far_below_names_some(long_page: str):
+    assert "b0 · full, 20.0%; b102 · full, 20.0%; " in long_page
+    assert "20.0%; and 188 more." in long_page
+
+
+def test_a_page_grows_by_its_rows_alone(long_page: str):
+    assert len(long_page.encode()) < 1_700_000
 
 
 def test_without_records_there_is_no_report(tmp_path: Path):

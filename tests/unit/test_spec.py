@@ -89,6 +89,15 @@ def test_numbers_of_a_spec_are_finite(value):
         TrainingSpec(name="full", learning_rate=value)
 
 
+def test_mixing_is_part_of_a_cell_only_where_it_is_on():
+    off = make_cell(strategy=TrainingSpec(name="full"))
+    on = make_cell(strategy=TrainingSpec(name="full", cutmix=1.0))
+    assert not {"mixup", "cutmix"} & set(off.canonical()["strategy"])
+    assert on.canonical()["strategy"] == off.canonical()["strategy"] | {"cutmix": 1.0}
+    assert TrainingSpec.model_validate(on.canonical()["strategy"]) == on.strategy
+    assert [point.cutmix for point in on.strategy.grid_points()] == [1.0]
+
+
 def test_a_grid_gives_its_points_in_the_order_of_the_fields():
     spec = TrainingSpec(name="full", learning_rate=(1e-3, 1e-2), batch_size=(8, 16))
     points = [(point.batch_size, point.learning_rate) for point in spec.grid_points()]
@@ -161,3 +170,8 @@ def test_the_canonical_cell_leaves_the_suite_out_and_survives_json():
     assert cell.canonical() == other.canonical()
     assert cell.canonical()["strategy"]["learning_rate"] == [1e-3, 1e-2]
     assert cell.canonical() != make_cell().canonical()
+
+
+def test_a_cell_that_does_not_compile_is_known_by_what_it_was_before_cells_could():
+    assert "compile" not in make_cell().canonical()
+    assert make_cell(compile=True).canonical() == make_cell().canonical() | {"compile": True}

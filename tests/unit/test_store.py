@@ -372,7 +372,7 @@ def test_a_summary_that_is_damaged_says_where():
     damaged = {
         "wall_seconds: ": json.dumps(data | {"wall_seconds": "long"}),
         "device_class: ": json.dumps(data | {"environment": {"cpu": 3}}),
-        "Unterminated string": dump_summary(make_record())[:50],
+        "EOF while parsing a string": dump_summary(make_record())[:50],
     }
     for where, body in damaged.items():
         with pytest.raises(StoreError, match=f"version 1 cannot be read: ({where})"):

@@ -68,6 +68,7 @@ def test_a_minimal_suite_has_the_documented_defaults(suite):
     loaded = suite.load(MINIMAL)
     assert [spec.name for spec in loaded.backbones] == ["tiny/resnet18"]
     assert (loaded.seeds, loaded.split_seed, loaded.numerics) == ((0,), 0, Numerics.AUTO)
+    assert not loaded.compile
     assert isinstance(loaded.strategies[0], DialSpec)
 
 
@@ -82,6 +83,7 @@ def test_every_kind_of_value_is_read(suite):
           - {name: full, learning_rate: [3e-4, 1.0e-3], batch_size: 32, clip_norm: null}
         seeds: [0, 1]
         numerics: bf16
+        compile: true
         limits: {cell_timeout: 1h30m, total_time: 90, host_memory: 2GiB}
         """)
     strategy = loaded.strategies[0]
@@ -90,6 +92,7 @@ def test_every_kind_of_value_is_read(suite):
     assert strategy.clip_norm is None
     assert loaded.backbones[0].mean == (0.1, 0.2, 0.3)
     assert loaded.numerics is Numerics.BF16
+    assert loaded.compile
     assert (loaded.limits.cell_timeout, loaded.limits.total_time) == (5400, 90)
     assert loaded.limits.host_memory == 2 << 30
 
@@ -199,7 +202,7 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             None,
             "s.yaml:5: unknown key 'image_sise'. Did you mean 'image_size'? Known: name, "
             "backbones, datasets, strategies, image_size, split_seed, seeds, shots, numerics, "
-            "exclude, limits.",
+            "compile, exclude, limits.",
         ),
         (
             "strategies: [{name: dial, levle: 3}]",
@@ -227,6 +230,11 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "numerics: fp8",
             None,
             "s.yaml:5: numerics must be one of auto, fp32, bf16, fp16, got 'fp8'.",
+        ),
+        (
+            "compile: often",
+            None,
+            "s.yaml:5: compile must be true or false, got 'often'",
         ),
         (
             "limits: {cell_timeout: 2x}",

@@ -1,16 +1,20 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
 
 import pytest
 
+from bench.digests import digest_value
 from bench.interfaces import Missing
 from bench.plan import plan_cells
 from bench.record import Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Numerics, Suite
 from bench.strategies.full import FullSpec
 from bench.survey import (
+    _ANY_SEED,
     CellSurvey,
+    _key_text,
     find_blocking,
     forget_files,
     locate_cell,
@@ -59,6 +63,7 @@ def test_a_request_key_is_the_same_in_every_suite():
         {"split_seed": 1},
         {"image_size": 64},
         {"numerics": Numerics.FP32},
+        {"compile": True},
     ],
 )
 def test_all_that_can_change_the_numbers_changes_the_request_key(fields):
@@ -92,6 +97,16 @@ def test_the_version_of_a_package_is_part_of_the_request_key(monkeypatch):
     monkeypatch.setattr(survey, "_version", lambda name: f"99 of {name}")
     forget_files()
     assert request_key(make_cell()) != before
+
+
+def test_seeds_that_share_a_text_have_each_the_key_of_its_own():
+    keys = {request_key(make_cell(seed=seed)) for seed in (0, 1, 12)}
+    assert len(keys) == 3
+    before, after = _key_text(make_cell(seed=_ANY_SEED))
+    for seed in (0, 12):
+        text = f"{before}{seed}{after}"
+        assert json.loads(text)["cell"] == make_cell(seed=seed).canonical()
+        assert digest_value(json.loads(text)) == request_key(make_cell(seed=seed))
 
 
 def test_files_are_looked_at_once_per_backbone():

@@ -22,6 +22,7 @@ from bench.tables import (
     write_output,
 )
 from bench.tables.detail import record_text
+from bench.tables.labels import label_cells
 from bench.tables.render import accuracy_text
 from bench.tables.rows import COLUMNS
 from bench.tables.terminal import terminal_text
@@ -347,6 +348,43 @@ def test_an_epoch_that_waited_for_data_says_so_above_two_percent():
     assert text.count("waiting for data") == 1
 
 
+def test_a_compiled_pass_says_so_and_which_latencies_are_not_its_own():
+    record = make_record(strategy="full")
+    plan = record.effective.forward.model_copy(
+        update={
+            "compiled": True,
+            "compile_seconds": 21.5,
+            "rejected": {"fp32 contiguous compiled": "InvalidCxxCompiler: none"},
+        }
+    )
+    effective = record.effective.model_copy(update={"forward": plan})
+    cell = record.cell.model_copy(update={"compile": True})
+    text = record_text(record.model_copy(update={"effective": effective, "cell": cell}))
+    assert "auto, or compiled\n" in text
+    assert "bf16, channels_last, compiled in 22s, 2 threads" in text
+    assert "fp32 contiguous compiled rejected: InvalidCxxCompiler: none" in text
+    lines = {line.split("  ")[1]: line for line in text.splitlines() if "latency" in line}
+    assert lines["latency, batch 1"].endswith("(eager)")
+    assert lines["latency, batch 64"].endswith("ms")
+    assert lines["latency end to end"].endswith("(eager)")
+    assert "(eager)" not in record_text(record)
+
+
+def test_a_speed_measured_on_a_busy_machine_is_shown_as_such():
+    record = make_record(strategy="full")
+    busy = record.train_profile.model_copy(update={"waiting_fraction": 0.25})
+    calm = record.infer_profile.model_copy(update={"waiting_fraction": 0.1})
+    text = record_text(record.model_copy(update={"train_profile": busy, "infer_profile": calm}))
+    assert text.count("measured while the machine was busy: 25.0% of the time was waited") == 1
+    assert "busy" not in record_text(record)
+
+
+def test_cells_that_differ_in_compiling_alone_have_labels_of_their_own():
+    cell = make_record(strategy="full").cell
+    labels = label_cells([cell, cell.model_copy(update={"compile": True})])
+    assert [label.strategy for label in labels] == ["full (compile=False)", "full (compile=True)"]
+
+
 def test_a_failed_record_is_shown_with_its_traceback():
     text = record_text(make_record(status=Status.CRASHED, message="signal 9"))
     assert "message                signal 9" in text
@@ -379,3 +417,15 @@ def test_measured_at_is_in_utc():
     record = make_record()
     elsewhere = record.started_at.astimezone(tz=None) + timedelta(0)
     assert _row(record.model_copy(update={"started_at": elsewhere})).measured_at.endswith("+00:00")
+
+
+def test_of_thousands_of_rows_a_terminal_shows_the_most_accurate():
+    rows = summarise(
+        make_record(backbone=f"timm/b{n:03}", dataset=name, accuracy=0.9 - n / 1000)
+        for name, count in (("digits", 503), ("mnist-5k", 2))
+        for n in range(count)
+    )
+    text = terminal_text(rows, (), width=100)
+    assert "… and 3 more below these: bench table --format csv" in text
+    assert text.count("timm/b") == 502
+    assert "timm/b499" in text and "timm/b500" not in text

@@ -23,15 +23,15 @@
   dark.addEventListener("change", nameTheme);
   nameTheme();
 
-  // Sorting: by the raw value in data-v; what was not measured stays at the end either way.
+  // Sorting: numbers by the raw value in data-v, words by themselves; what was not measured stays at the end either way.
   const table = byId("table");
   const body = table.tBodies[0];
   const lines = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
   const valueOf = (line, index, numeric) => {
-    const raw = line.cells[index].dataset.v;
-    if (raw === undefined || raw === "") return null;
-    return numeric ? Number(raw) : raw;
+    const cell = line.cells[index];
+    if (!numeric) return cell.textContent === "–" ? null : cell.textContent;
+    return cell.dataset.v === undefined ? null : Number(cell.dataset.v);
   };
   const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
   const sortBy = (index, descending) => {
