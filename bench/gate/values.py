@@ -154,8 +154,8 @@ class GateSettings:
 
     alpha: float = 0.05
     power: float = 0.8
-    min_effects: Mapping[str, float] = DEFAULT_LIMITS
-    noise_floors: Mapping[str, float] = DEFAULT_FLOORS
+    min_effects: Mapping[str, float] = field(default_factory=lambda: DEFAULT_LIMITS)
+    noise_floors: Mapping[str, float] = field(default_factory=lambda: DEFAULT_FLOORS)
     num_replicates: int = 1000
     seed: int = 0
 
