@@ -165,7 +165,7 @@ class Need:
     """How many of what would have made the minimum effect detectable.
 
     Attributes:
-        what: ``examples``, ``seeds``, ``repeats`` (of each process) or ``runs`` (per side).
+        what: ``test examples``, ``seeds``, ``repeats of each process`` or ``runs on each side``.
         count: In all, not in addition; of examples and seeds an approximation by square roots.
     """
 

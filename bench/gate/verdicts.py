@@ -82,7 +82,8 @@ def judge(
         baseline: The reference, one value per backbone x dataset x strategy.
         candidate: What is judged.
         settings: How strict; the defaults if None.
-        history: Earlier nights' values, for the noise from run to run.
+        history: Earlier nights' values, for the noise from run to run. Without it costs are judged
+            by the assumed floors, and a machine noisier than these gives false alarms.
 
     Raises:
         UsageError: A cell or a seed occurs twice on one side.
@@ -245,7 +246,15 @@ def _found(test: _Test, low: float, high: float) -> _Outcome:
         return _Outcome(Verdict.UNCHANGED, "more than chance, but below the minimum effect")
     better = (estimate > 0) == (test.metric in HIGHER_IS_BETTER)
     verdict = Verdict.IMPROVED if better else Verdict.REGRESSED
-    return _Outcome(verdict, "more than chance, and at least the minimum effect")
+    reason = "more than chance, and at least the minimum effect"
+    return _Outcome(verdict, reason + _assumption(test.noise))
+
+
+def _assumption(noise: Noise | None) -> str:
+    """Return what a finding rests on where nobody has measured the noise of this machine."""
+    if noise is None or not noise.assumed or noise.sigma == 0:
+        return ""
+    return f", if runs vary by {noise.sigma:.1%} as assumed for want of history"
 
 
 def _need(test: _Test, factor: float) -> Need:
