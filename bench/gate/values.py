@@ -51,8 +51,9 @@ FAMILIES: Mapping[Metric, str] = MappingProxyType(
 DEFAULT_FLOORS: Mapping[str, float] = MappingProxyType(
     {"throughput": 0.01, "latency": 0.01, "memory": 0.005}
 )
-"""Spread from run to run, as a share of the value, assumed where no history tells; a family
-without one (quality) has none assumed."""
+"""Spread from run to run assumed where no history tells: a share of the value for costs. Quality
+has none by default, since a cell repeats exactly on a CPU; where training does not, give one in
+fractions or nats."""
 
 
 class Verdict(StrEnum):

@@ -177,13 +177,30 @@ def test_history_of_a_noisy_score_asks_for_seeds():
 
 def test_one_seed_with_a_verdict_has_mcnemars_p_value():
     nights = Nights(replace(SMALL, num_cells=1, num_seeds=1), 0)
-    before, after = nights.run(), nights.run(replace(SMALL, num_cells=1, num_seeds=1, drop=0.05))
+    before, after = nights.run(), nights.run(replace(SMALL, num_cells=1, num_seeds=1, drop=0.15))
     row = next(row for row in judge(before, after, QUICK).rows if row.metric is Metric.ACCURACY)
     first, second = before[0].seeds[0].predictions, after[0].seeds[0].predictions
     right, still = first.predicted == first.labels, second.predicted == second.labels
     lost, gained = int((right & ~still).sum()), int((~right & still).sum())
     assert row.p == pytest.approx(reference.binomtest(lost, lost + gained).pvalue)
     assert row.effect == pytest.approx((gained - lost) / 200)
+    assert row.verdict is Verdict.REGRESSED
+    assert row.reasons[0].endswith("minimum effect, if runs of its one seed repeat exactly")
+
+
+def test_a_floor_for_scores_is_noise_that_one_seed_cannot_show():
+    world = replace(SMALL, num_cells=1, num_seeds=1, num_examples=2000)
+    nights = Nights(world, 0)
+    before, after = nights.run(), nights.run(replace(world, drop=0.1))
+    plain = judge(before, after, QUICK)
+    wary = judge(before, after, replace(QUICK, noise_floors={"accuracy": 0.015}))
+    first, second = (
+        next(row for row in result.rows if row.metric is Metric.ACCURACY)
+        for result in (plain, wary)
+    )
+    assert first.p < second.p < 0.001
+    assert second.high - second.low > 2 * (first.high - first.low)
+    assert second.reasons[0].endswith("if runs vary by 0.015 as assumed for want of history")
 
 
 def test_a_missing_cell_and_a_missing_seed_never_pass():
