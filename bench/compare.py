@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.record import InferProfile, Record, TrainProfile
+from bench.spec import Cell
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,16 @@ def explain_keys(first: Record, second: Record) -> list[Difference]:
         second: The other.
     """
     parts = differences(first.key_parts, second.key_parts, "key: ")
-    cells = (_flat(first.cell.canonical()), _flat(second.cell.canonical()))
-    return parts + differences(*cells, "cell: ")
+    return parts + differences(cell_fields(first.cell), cell_fields(second.cell), "cell: ")
+
+
+def cell_fields(cell: Cell) -> dict[str, str]:
+    """Return dotted path -> text of every field of a cell that can change the numbers.
+
+    Args:
+        cell: Any.
+    """
+    return _flat(cell.canonical())
 
 
 def differences(

@@ -4,6 +4,7 @@ It knows no store, no file and no terminal.
 """
 
 from bench.gate.limits import DEFAULT_LIMITS, parse_min_effects
+from bench.gate.reading import read_cell
 from bench.gate.values import (
     FAMILIES,
     Cost,
@@ -34,4 +35,5 @@ __all__ = [
     "Verdicts",
     "judge",
     "parse_min_effects",
+    "read_cell",
 ]

@@ -156,7 +156,7 @@ def _aligned(seeds: _Seeds) -> tuple[tuple[SeedResult, SeedResult], ...] | None:
     given = [side.predictions for pair in seeds for side in pair if side.predictions is not None]
     if not given:
         return tuple(seeds)
-    first, order = given[0], {name: index for index, name in enumerate(given[0].ids)}
+    first = given[0]
     aligned = []
     for pair in seeds:
         sides = []
@@ -164,7 +164,7 @@ def _aligned(seeds: _Seeds) -> tuple[tuple[SeedResult, SeedResult], ...] | None:
             if side.predictions is None:
                 sides.append(side)
                 continue
-            ordered = _in_order(side.predictions, first, order)
+            ordered = _in_order(side.predictions, first)
             if ordered is None:
                 return None
             sides.append(replace(side, predictions=ordered))
@@ -173,9 +173,10 @@ def _aligned(seeds: _Seeds) -> tuple[tuple[SeedResult, SeedResult], ...] | None:
 
 
 def _in_order(
-    predictions: UnpackedPredictions, first: UnpackedPredictions, order: dict[str, int]
+    predictions: UnpackedPredictions, first: UnpackedPredictions
 ) -> UnpackedPredictions | None:
     if predictions.ids != first.ids:
+        order = {name: index for index, name in enumerate(first.ids)}
         if len(predictions.ids) != len(order) or set(predictions.ids) != set(order):
             return None
         places = np.argsort([order[name] for name in predictions.ids])

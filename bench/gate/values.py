@@ -51,8 +51,9 @@ FAMILIES: Mapping[Metric, str] = MappingProxyType(
 DEFAULT_FLOORS: Mapping[str, float] = MappingProxyType(
     {"throughput": 0.01, "latency": 0.01, "memory": 0.005}
 )
-"""Spread from run to run, as a share of the value, assumed where no history tells; a family
-without one (quality) has none assumed."""
+"""Spread from run to run assumed where no history tells: a share of the value for costs. Quality
+has none by default, since a cell repeats exactly on a CPU; where training does not, give one in
+fractions or nats."""
 
 
 class Verdict(StrEnum):
@@ -154,8 +155,8 @@ class GateSettings:
 
     alpha: float = 0.05
     power: float = 0.8
-    min_effects: Mapping[str, float] = DEFAULT_LIMITS
-    noise_floors: Mapping[str, float] = DEFAULT_FLOORS
+    min_effects: Mapping[str, float] = field(default_factory=lambda: DEFAULT_LIMITS)
+    noise_floors: Mapping[str, float] = field(default_factory=lambda: DEFAULT_FLOORS)
     num_replicates: int = 1000
     seed: int = 0
 
@@ -165,7 +166,7 @@ class Need:
     """How many of what would have made the minimum effect detectable.
 
     Attributes:
-        what: ``examples``, ``seeds``, ``repeats`` (of each process) or ``runs`` (per side).
+        what: ``test examples``, ``seeds``, ``repeats of each process`` or ``runs on each side``.
         count: In all, not in addition; of examples and seeds an approximation by square roots.
     """
 

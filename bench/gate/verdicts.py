@@ -82,7 +82,9 @@ def judge(
         baseline: The reference, one value per backbone x dataset x strategy.
         candidate: What is judged.
         settings: How strict; the defaults if None.
-        history: Earlier nights' values, for the noise from run to run.
+        history: Earlier nights' values, for the noise from run to run. Without it costs are judged
+            by the assumed floors, and a machine noisier than these gives false alarms; so does a
+            single seed whose training does not repeat exactly, unless a floor says by how much.
 
     Raises:
         UsageError: A cell or a seed occurs twice on one side.
@@ -245,7 +247,19 @@ def _found(test: _Test, low: float, high: float) -> _Outcome:
         return _Outcome(Verdict.UNCHANGED, "more than chance, but below the minimum effect")
     better = (estimate > 0) == (test.metric in HIGHER_IS_BETTER)
     verdict = Verdict.IMPROVED if better else Verdict.REGRESSED
-    return _Outcome(verdict, "more than chance, and at least the minimum effect")
+    reason = "more than chance, and at least the minimum effect"
+    return _Outcome(verdict, reason + _assumption(test))
+
+
+def _assumption(test: _Test) -> str:
+    """Return what a finding rests on where nobody has measured how much runs vary."""
+    noise = test.noise
+    if noise is None:
+        return ", if runs of its one seed repeat exactly" if test.sizes.groups == 1 else ""
+    if not noise.assumed or noise.sigma == 0:
+        return ""
+    spread = f"{noise.sigma:.1%}" if test.ratio else f"{noise.sigma:.2g}"
+    return f", if runs vary by {spread} as assumed for want of history"
 
 
 def _need(test: _Test, factor: float) -> Need:
