@@ -69,7 +69,8 @@ def _numerics(effective: Sequence[Effective], batches: set[int]) -> dict[str, st
 
 def _text(plan: NumericsPlan) -> str:
     kind = "compiled" if plan.compiled else "eager"
-    return f"{plan.precision}, {plan.memory_format}, {kind}, {plan.num_threads} threads"
+    folded = ", batch norms folded" if plan.folded else ""
+    return f"{plan.precision}, {plan.memory_format}{folded}, {kind}, {plan.num_threads} threads"
 
 
 def _versions(environments: Sequence[Environment]) -> dict[str, str]:
