@@ -58,6 +58,8 @@ def run(
 
     _check_executor(executor)
     loaded = load_suite(suite)
+    if against is not None and (only is not None or seeds is not None):
+        raise UsageError("--against judges the whole suite: leave out --only and --seeds")
     gate = None if against is None else _Gate(against, min_effect, alpha, loaded.name)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
     planned = plan_cells(loaded)
