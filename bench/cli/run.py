@@ -77,7 +77,7 @@ def run(
         night = None if gate is None else gate.judge(opened, result)
     _print_table(records)
     _print_ending(result)
-    _write_report(records, suite, loaded.name, report)
+    _write_report(records, suite, loaded.name, report, night)
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = 0 if night is None else night.verdicts.exit_code
@@ -168,13 +168,17 @@ def _print_table(records: "Sequence[RecordSummary]") -> None:
 
 
 def _write_report(
-    records: "Sequence[RecordSummary]", suite_file: Path, suite: str, directory: Path
+    records: "Sequence[RecordSummary]",
+    suite_file: Path,
+    suite: str,
+    directory: Path,
+    night: "Night | None",
 ) -> None:
     from bench.report import write_report
 
     if records:
         command = shlex.join(["bench", "run", str(suite_file)])
-        path = write_report(records, directory / suite, suite=suite, command=command)
+        path = write_report(records, directory / suite, suite=suite, command=command, night=night)
         print(f"report: {path}")
 
 

@@ -12,9 +12,11 @@ import pytest
 from bench.cli import main
 from bench.gate import GateSettings, judge
 from bench.gate.files import load_baseline
+from bench.gate.night import Candidate, compare_night
 from bench.gate.records import label_records, read_run
 from bench.metrics import pack_predictions
 from bench.record import Record, Status
+from bench.report.page import render_page
 from bench.store import open_store
 from tests.records import make_record
 
@@ -222,3 +224,15 @@ def test_flags_that_are_wrong_exit_with_2(saved: Ran):
 def test_unchanged_rows_are_shown_when_asked_for(saved: Ran):
     assert "unchanged      packaged" not in saved("compare", "main")[1]
     assert "unchanged      packaged" in saved("compare", "main", "--all")[1]
+
+
+def test_the_report_has_the_verdicts_and_what_changed_and_escapes_them(saved: Ran):
+    kept = load_baseline("main")
+    records = [failed(), *night()[1:]]
+    compared = compare_night(kept, Candidate("run <2>", tuple(records)), GateSettings())
+    page = render_page(records, suite="vision", command="bench", night=compared)
+    assert 'id="gate"' in page and "Compared with baseline main" in page
+    assert "exit code 3: cells failed or are missing" in page
+    assert "seed 0 is oom: no &lt;memory&gt;" in page
+    assert "no <memory>" not in page
+    assert 'id="gate"' not in render_page(records, suite="vision", command="bench")
