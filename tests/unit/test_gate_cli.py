@@ -236,3 +236,27 @@ def test_the_report_has_the_verdicts_and_what_changed_and_escapes_them(saved: Ra
     assert "seed 0 is oom: no &lt;memory&gt;" in page
     assert "no <memory>" not in page
     assert 'id="gate"' not in render_page(records, suite="vision", command="bench")
+
+
+def test_a_record_of_a_newer_version_in_a_baseline_is_told(saved: Ran):
+    path = Path("results/baselines/main.json")
+    path.write_text(path.read_text().replace('"record_version": 1', '"record_version": 9'))
+    code, _, err = saved("compare", "main")
+    assert (code, "a record of schema version 9" in err) == (4, True)
+
+
+def test_a_baseline_that_cannot_be_read_or_written_is_told(saved: Ran):
+    path = Path("results/baselines/main.json")
+    path.write_bytes(b"\xff\xfe")
+    code, _, err = saved("compare", "main")
+    assert (code, "error: cannot read results/baselines/main.json" in err) == (4, True)
+    path.unlink()
+    path.mkdir()
+    code, _, err = saved("baseline", "save", "main", "--from", "vision")
+    assert (code, "error: cannot write results/baselines/main.json" in err) == (2, True)
+
+
+def test_a_run_without_records_is_no_baseline(bench: Ran):
+    add_run([])
+    code, _, err = bench("baseline", "save", "vision")
+    assert (code, "holds no record" in err) == (2, True)
