@@ -13,6 +13,7 @@
     ├── ArtifactError           a cached intermediate is unusable
     ├── StoreError              the database cannot be read or written
     │   └── SuiteLockedError      another runner holds the suite
+    ├── BaselineError           no baseline that can be compared with  exit 4
     └── ExecutorError           a cell could not be started
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -82,6 +83,12 @@ class StoreError(BenchError):
 
 class SuiteLockedError(StoreError):
     """A suite that another runner is executing."""
+
+
+class BaselineError(BenchError):
+    """A baseline that is not there, damaged, newer than this version, or of another suite."""
+
+    exit_code: ClassVar[int] = 4
 
 
 class ExecutorError(BenchError):

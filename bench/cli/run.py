@@ -12,6 +12,7 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from bench.gate.night import Night
     from bench.store import Store
     from bench.summary import RecordSummary
     from bench.survey import CellSurvey
@@ -38,10 +39,16 @@ def run(
         "report"
     ),
     new: Annotated[bool, typer.Option("--new", help="Start a new run, measure all again.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Baseline to judge a new run by; see bench compare.")
+    ] = None,
+    min_effect: Annotated[str, typer.Option(help="With --against: see bench compare.")] = "",
+    alpha: Annotated[float, typer.Option(help="With --against: see bench compare.")] = 0.05,
 ) -> None:
     """Sweep a suite: run what its latest run lacks, print the table, write the report.
 
-    Exits with 0 when every cell is ok, 3 when any failed or is missing.
+    Exits with 0 when every cell is ok, 3 when any failed or is missing; with --against as bench
+    compare does.
     """
     from bench.plan import parse_seeds, plan_cells, select_cells
     from bench.store import open_store
@@ -51,6 +58,9 @@ def run(
 
     _check_executor(executor)
     loaded = load_suite(suite)
+    if against is not None and (only is not None or seeds is not None):
+        raise UsageError("--against judges the whole suite: leave out --only and --seeds")
+    gate = None if against is None else _Gate(against, min_effect, alpha, loaded.name)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
     planned = plan_cells(loaded)
     cells = select_cells(planned, only=only, seeds=chosen_seeds)
@@ -58,15 +68,57 @@ def run(
         surveys = survey_cells(cells, records=opened.summaries(loaded.name))
         _stop_if_missing(surveys)
         options = SweepOptions(
-            new=new, limits=loaded.limits, project_dir=str(suite.resolve().parent)
+            new=new or gate is not None,
+            limits=loaded.limits,
+            project_dir=str(suite.resolve().parent),
         )
         result = _sweep(surveys, opened, options, jobs)
         records = opened.summaries(run_id=result.run.id, cells=planned)
+        night = None if gate is None else gate.judge(opened, result)
     _print_table(records)
     _print_ending(result)
-    _write_report(records, suite, loaded.name, report)
-    if not result.complete:
-        raise typer.Exit(EXIT_INCOMPLETE)
+    _write_report(records, suite, loaded.name, report, night)
+    if night is not None:
+        _tell_night(night, report / loaded.name)
+    code = 0 if night is None else night.verdicts.exit_code
+    if code != 1 and not result.complete:
+        code = EXIT_INCOMPLETE
+    if code:
+        raise typer.Exit(code)
+
+
+class _Gate:
+    """A baseline that was read, and settings that were checked, before any work."""
+
+    def __init__(self, name: str, min_effect: str, alpha: float, suite: str) -> None:
+        from bench.cli.compare import gate_settings
+        from bench.gate.files import load_baseline
+        from bench.gate.night import check_suite
+
+        self._settings = gate_settings(min_effect, alpha)
+        self._baseline = load_baseline(name)
+        check_suite(self._baseline, suite)
+
+    def judge(self, store: "Store", result: "SweepResult") -> "Night":
+        """Return the verdicts on the run that was just measured."""
+        from bench.gate.night import compare_night, read_candidate
+
+        now = frozenset(record.request_key for record in result.records)
+        candidate = read_candidate(store, result.run.id, now)
+        return compare_night(self._baseline, candidate, self._settings)
+
+
+def _tell_night(night: "Night", folder: Path) -> None:
+    from bench.cli.compare import print_night, write_night
+
+    print_night(night)
+    write_night(
+        night,
+        markdown=str(folder / "gate.md"),
+        json=folder / "gate.json",
+        junit=folder / "gate.xml",
+    )
+    print(f"gate: {folder / 'gate.md'}, gate.json and gate.xml")
 
 
 def _check_executor(name: str) -> None:
@@ -116,13 +168,17 @@ def _print_table(records: "Sequence[RecordSummary]") -> None:
 
 
 def _write_report(
-    records: "Sequence[RecordSummary]", suite_file: Path, suite: str, directory: Path
+    records: "Sequence[RecordSummary]",
+    suite_file: Path,
+    suite: str,
+    directory: Path,
+    night: "Night | None",
 ) -> None:
     from bench.report import write_report
 
     if records:
         command = shlex.join(["bench", "run", str(suite_file)])
-        path = write_report(records, directory / suite, suite=suite, command=command)
+        path = write_report(records, directory / suite, suite=suite, command=command, night=night)
         print(f"report: {path}")
 
 

@@ -287,6 +287,24 @@ class Store:
             for row in self._fetch(query)
         )
 
+    def whole_records(self, run_id: int) -> list[Record]:
+        """Return what `records` does of a run, with the predictions on the test split."""
+        table, owner = schema.predictions, schema.records
+        newest = self._newest_ids(None, run_id)
+        wanted = table.c.record_id.in_(newest), table.c.split == "test"
+        query = select(table, schema.prediction_ids.c.ids).join(schema.prediction_ids)
+        names = PredictionSet.model_fields
+        packed = {
+            row.record_id: PredictionSet(**{name: getattr(row, name) for name in names})
+            for row in self._rows_of(query.where(*wanted))
+        }
+        found = []
+        for row in self._rows_of(select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id)):
+            own = (packed[row.id],) if row.id in packed else ()
+            record = read_record(row.body, row.version)
+            found.append(record.model_copy(update={"predictions": own}))
+        return found
+
     # What a run already holds
 
     def ok_keys(
