@@ -12,7 +12,8 @@
     │   └── DivergedError         the loss stopped being finite        status diverged
     ├── ArtifactError           a cached intermediate is unusable
     ├── StoreError              the database cannot be read or written
-    │   └── SuiteLockedError      another runner holds the suite
+    │   ├── SuiteLockedError      another runner holds the suite
+    │   └── StoreUnavailableError the database does not answer or takes nothing for now
     └── ExecutorError           a cell could not be started
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -82,6 +83,10 @@ class StoreError(BenchError):
 
 class SuiteLockedError(StoreError):
     """A suite that another runner is executing."""
+
+
+class StoreUnavailableError(StoreError):
+    """A database that does not answer, or takes nothing for now: a later try may succeed."""
 
 
 class ExecutorError(BenchError):

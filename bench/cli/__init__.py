@@ -16,7 +16,7 @@ app = typer.Typer(
 
 
 def _add_commands() -> None:
-    from bench.cli import doctor, list_names, plan, report, run, schema, show, table
+    from bench.cli import doctor, list_names, plan, report, run, schema, show, store, table
 
     for name, short, function in (
         ("run", "Sweep a suite, print the table, write the report.", run.run),
@@ -30,6 +30,7 @@ def _add_commands() -> None:
         ("schema", "The JSON Schema of suite files.", schema.schema),
     ):
         app.command(name, short_help=short)(function)
+    app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import psutil
 from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from bench.errors import SuiteLockedError
+from bench.errors import StoreUnavailableError, SuiteLockedError
 from bench.store.schema import display, locks, translated
 
 # Start times are derived from the boot time, which a clock correction can shift a little.
@@ -34,7 +34,12 @@ def hold(engine: Engine, suite: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with translated(engine.url, "unlock a suite in"), engine.begin() as connection:
+        # What was measured counts, not the lock: the next runner here takes over one that is left.
+        with (
+            suppress(StoreUnavailableError),
+            translated(engine.url, "unlock a suite in"),
+            engine.begin() as connection,
+        ):
             connection.execute(delete(locks).where(locks.c.token == token))
 
 

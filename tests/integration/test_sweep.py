@@ -51,6 +51,9 @@ class Notes:
     ended: list[str] = field(default_factory=list)
     stored_by_then: list[int] = field(default_factory=list)
 
+    def warned(self, message: str) -> None:
+        pass
+
     def planned(self, pending: Sequence[Cell], num_held: int) -> None:
         self.num_held = num_held
 
