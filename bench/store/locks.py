@@ -4,7 +4,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,9 @@ from bench.store.schema import display, locks, translated
 
 # Start times are derived from the boot time, which a clock correction can shift a little.
 _START_TOLERANCE_SECONDS = 2.0
+
+_left: set[str] = set()
+"""Tokens of locks that this process gave up and the database still holds."""
 
 
 @contextmanager
@@ -34,13 +37,12 @@ def hold(engine: Engine, suite: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # What was measured counts, not the lock: the next runner here takes over one that is left.
-        with (
-            suppress(StoreUnavailableError),
-            translated(engine.url, "unlock a suite in"),
-            engine.begin() as connection,
-        ):
-            connection.execute(delete(locks).where(locks.c.token == token))
+        try:
+            with translated(engine.url, "unlock a suite in"), engine.begin() as connection:
+                connection.execute(delete(locks).where(locks.c.token == token))
+        except StoreUnavailableError:
+            # What was measured counts, not the lock: the next runner here takes it over.
+            _left.add(token)
 
 
 def _acquire(engine: Engine, suite: str, token: str) -> None:
@@ -79,6 +81,8 @@ def _insert(engine: Engine, suite: str, token: str) -> bool:
 def _is_gone(holder: Row[Any]) -> bool:
     if holder.host != socket.gethostname():
         return False
+    if holder.token in _left:
+        return True
     try:
         started = psutil.Process(holder.pid).create_time()
     except psutil.NoSuchProcess:
