@@ -16,7 +16,18 @@ app = typer.Typer(
 
 
 def _add_commands() -> None:
-    from bench.cli import baseline, compare, doctor, list_names, plan, report, run, schema, show
+    from bench.cli import (
+        baseline,
+        compare,
+        doctor,
+        list_names,
+        plan,
+        report,
+        run,
+        schema,
+        show,
+        store,
+    )
     from bench.cli import table as table_command
 
     for name, short, function in (
@@ -33,6 +44,7 @@ def _add_commands() -> None:
     ):
         app.command(name, short_help=short)(function)
     app.add_typer(baseline.app, name="baseline", help="Runs kept as the reference of later ones.")
+    app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.gate.night import Night
+    from bench.spec import Cell
     from bench.store import Store
     from bench.summary import RecordSummary
     from bench.survey import CellSurvey
@@ -73,7 +74,7 @@ def run(
             project_dir=str(suite.resolve().parent),
         )
         result = _sweep(surveys, opened, options, jobs)
-        records = opened.summaries(run_id=result.run.id, cells=planned)
+        records = _records_of(opened, result, planned)
         night = None if gate is None else gate.judge(opened, result)
     _print_table(records)
     _print_ending(result)
@@ -157,6 +158,19 @@ def _sweep(
         return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
 
 
+def _records_of(
+    store: "Store", result: "SweepResult", cells: "Sequence[Cell]"
+) -> "Sequence[RecordSummary]":
+    """Return the run's records, or those of this sweep where the store is gone."""
+    from bench.errors import StoreUnavailableError
+
+    try:
+        return store.summaries(run_id=result.run.id, cells=cells)
+    except StoreUnavailableError as error:
+        print(f"warning: {error} The table has this sweep's records only.", file=sys.stderr)
+        return result.records
+
+
 def _print_table(records: "Sequence[RecordSummary]") -> None:
     from bench.tables import failed_cells, summarise
     from bench.tables.terminal import terminal_text
@@ -194,6 +208,11 @@ def _print_ending(result: "SweepResult") -> None:
     if result.num_missing:
         parts.append(f"{result.num_missing} without a result")
     print(f"run {result.run.id}: {', '.join(parts)}")
+    if result.num_undelivered:
+        print(
+            f"{result.num_undelivered} records could not be delivered to the store and are kept "
+            "here. When it answers again: bench store sync"
+        )
     if result.stopped_by is not None:
         why = {"interrupt": "interrupted", "total_time": "limits.total_time is used up"}
         # A new run would measure again what this one has already.
