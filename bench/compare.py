@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.record import InferProfile, Record, TrainProfile
+from bench.spec import Cell
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,29 @@ def explain_keys(first: Record, second: Record) -> list[Difference]:
         first: One record.
         second: The other.
     """
-    parts = _differences(first.key_parts, second.key_parts, "key: ")
-    cells = (_flat(first.cell.canonical()), _flat(second.cell.canonical()))
-    return parts + _differences(*cells, "cell: ")
+    parts = differences(first.key_parts, second.key_parts, "key: ")
+    return parts + differences(cell_fields(first.cell), cell_fields(second.cell), "cell: ")
 
 
-def _differences(
-    first: Mapping[str, str], second: Mapping[str, str], prefix: str
+def cell_fields(cell: Cell) -> dict[str, str]:
+    """Return dotted path -> text of every field of a cell that can change the numbers.
+
+    Args:
+        cell: Any.
+    """
+    return _flat(cell.canonical())
+
+
+def differences(
+    first: Mapping[str, str], second: Mapping[str, str], prefix: str = ""
 ) -> list[Difference]:
+    """Return the entries of two mappings that are not equal, in the order of their names.
+
+    Args:
+        first: Text by name.
+        second: The other; a name that one of them lacks is a difference.
+        prefix: Goes before every name.
+    """
     return [
         Difference(prefix + name, first.get(name), second.get(name))
         for name in dict.fromkeys([*first, *second])

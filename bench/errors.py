@@ -12,7 +12,9 @@
     │   └── DivergedError         the loss stopped being finite        status diverged
     ├── ArtifactError           a cached intermediate is unusable
     ├── StoreError              the database cannot be read or written
-    │   └── SuiteLockedError      another runner holds the suite
+    │   ├── SuiteLockedError      another runner holds the suite
+    │   └── StoreUnavailableError the database does not answer or takes nothing for now
+    ├── BaselineError           no baseline that can be compared with  exit 4
     └── ExecutorError           a cell could not be started
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -82,6 +84,16 @@ class StoreError(BenchError):
 
 class SuiteLockedError(StoreError):
     """A suite that another runner is executing."""
+
+
+class BaselineError(BenchError):
+    """A baseline that is not there, damaged, newer than this version, or of another suite."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class StoreUnavailableError(StoreError):
+    """A database that does not answer, or takes nothing for now: a later try may succeed."""
 
 
 class ExecutorError(BenchError):

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -116,12 +117,18 @@ def unpack_predictions(predictions: PredictionSet) -> UnpackedPredictions:
     top5 = np.frombuffer(predictions.top5, dtype="<i4")
     return UnpackedPredictions(
         split=predictions.split,
-        ids=tuple(json.loads(zlib.decompress(predictions.ids))),
+        ids=_unpack_ids(predictions.ids),
         labels=np.frombuffer(predictions.labels, dtype="<i4"),
         predicted=np.frombuffer(predictions.predicted, dtype="<i4"),
         true_probability=np.frombuffer(predictions.true_probability, dtype="<f4"),
         top5=top5.reshape(predictions.num_examples, -1),
     )
+
+
+@lru_cache(maxsize=64)
+def _unpack_ids(packed: bytes) -> tuple[str, ...]:
+    """Return the ids of a split; a thousand cells tested on one split share them."""
+    return tuple(json.loads(zlib.decompress(packed)))
 
 
 def _checked(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> Ints:

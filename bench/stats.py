@@ -87,6 +87,23 @@ def student_quantile(probability: float, freedom: float) -> float:
     return value
 
 
+def student_two_sided(value: float, freedom: float) -> float:
+    """Return P(|T| >= |value|) for Student's t, exact in relative terms far into the tail.
+
+    Args:
+        value: The statistic; infinite gives 0.
+        freedom: Degrees of freedom, at least 1; infinite gives the normal distribution.
+
+    Source: Abramowitz & Stegun 26.5.27, I_x(f / 2, 1 / 2) with x = f / (f + t^2): one minus the
+    distribution function would leave nothing of a tail below 1e-16.
+    """
+    if math.isinf(value):
+        return 0.0
+    if freedom > _NEARLY_NORMAL:
+        return math.erfc(abs(value) / math.sqrt(2))
+    return _incomplete_beta(freedom / (freedom + value * value), freedom / 2, 0.5)
+
+
 def _check(correct: Sequence[int], totals: Sequence[int], level: float) -> None:
     if len(correct) != len(totals) or not totals:
         raise UsageError(

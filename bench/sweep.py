@@ -6,19 +6,19 @@ sweep can be killed at any time, and the same command then runs what is missing.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from bench.environment import collect_environment, device_class
-from bench.errors import UsageError
+from bench.errors import StoreUnavailableError, UsageError
 from bench.executors import Executor
 from bench.executors.devices import choose_devices
 from bench.executors.local import LocalExecutor
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import Cell, Job, Limits
-from bench.store import RunInfo, Store, open_store
+from bench.store import Delivery, RunInfo, Store, open_store
 from bench.survey import forget_files, locate_cell, request_key
 
 StoppedBy: TypeAlias = Literal["total_time", "interrupt"]
@@ -33,6 +33,8 @@ class SweepOptions:
         note: Why the run is made, kept with it.
         cache_dir: Root of the artifact cache; empty is the default one.
         project_dir: Folder of the suite, whose git revision is recorded.
+        store_patience: Seconds a store that does not answer is asked again before records go to
+            the spool; None is ``BENCH_STORE_PATIENCE`` or the default.
     """
 
     new: bool = False
@@ -40,6 +42,7 @@ class SweepOptions:
     limits: Limits = field(default_factory=Limits)
     cache_dir: str = ""
     project_dir: str = "."
+    store_patience: float | None = None
 
 
 class SweepObserver(Protocol):
@@ -54,7 +57,11 @@ class SweepObserver(Protocol):
         ...
 
     def finished(self, cell: Cell, result: Record | Recalled) -> None:
-        """Take the result of a cell, which is stored by then."""
+        """Take the result of a cell, which is stored or spooled by then."""
+        ...
+
+    def warned(self, message: str) -> None:
+        """Take what people should know now: the store does not answer, a record is spooled."""
         ...
 
 
@@ -70,6 +77,9 @@ class Silent:
     def finished(self, cell: Cell, result: Record | Recalled) -> None:
         """Show nothing."""
 
+    def warned(self, message: str) -> None:
+        """Show nothing."""
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -81,6 +91,7 @@ class SweepResult:
         num_recalled: Of those, started and then found to be held, under a key of equal content.
         records: Stored by this sweep, in the order they ended, without predictions.
         stopped_by: What kept it from starting every cell, or None.
+        num_undelivered: Records of this machine that wait in the spool for the store.
     """
 
     run: RunInfo
@@ -89,6 +100,7 @@ class SweepResult:
     num_recalled: int
     records: tuple[Record, ...]
     stopped_by: StoppedBy | None = None
+    num_undelivered: int = 0
 
     @property
     def num_missing(self) -> int:
@@ -102,8 +114,8 @@ class SweepResult:
 
     @property
     def complete(self) -> bool:
-        """Whether the run now holds an `ok` record of every cell."""
-        return self.num_missing == 0 and self.num_failed == 0
+        """Whether the run now holds an `ok` record of every cell, and nothing is in the spool."""
+        return self.num_missing == self.num_failed == self.num_undelivered == 0
 
 
 def run_sweep(
@@ -142,8 +154,10 @@ def run_sweep(
         with LocalExecutor(choose_devices()) as local:
             return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
     with store.lock(suite):
-        sweep = _Sweep(cells, store, executor, options or SweepOptions())
-        return sweep.run(observer or Silent())
+        options, observer = options or SweepOptions(), observer or Silent()
+        delivery = Delivery(store, patience=options.store_patience, say=observer.warned)
+        _deliver_spooled(delivery, observer)
+        return _Sweep(cells, delivery, executor, options, store).run(observer)
 
 
 def _suite_of(cells: Sequence[Cell]) -> str:
@@ -155,14 +169,29 @@ def _suite_of(cells: Sequence[Cell]) -> str:
     raise UsageError(f"a sweep runs one suite at a time, got cells of: {', '.join(suites)}")
 
 
+def _deliver_spooled(delivery: Delivery, observer: SweepObserver) -> None:
+    """Bring what an earlier sweep could not store, so that its cells are not run again."""
+    done = delivery.deliver()
+    if done.num_delivered:
+        observer.warned(f"{done.num_delivered} records of the spool were delivered")
+    for problem in done.problems:
+        observer.warned(problem)
+
+
 class _Sweep:
     """One sweep under way."""
 
     def __init__(
-        self, cells: Sequence[Cell], store: Store, executor: Executor, options: SweepOptions
+        self,
+        cells: Sequence[Cell],
+        delivery: Delivery,
+        executor: Executor,
+        options: SweepOptions,
+        store: Store,
     ) -> None:
         self._began = time.monotonic()
         self._store = store
+        self._delivery = delivery
         self._executor = executor
         self._options = options
         self._num_cells = len(cells)
@@ -194,6 +223,7 @@ class _Sweep:
             num_recalled=self._num_recalled,
             records=tuple(self._records),
             stopped_by=self._stopped_by,
+            num_undelivered=self._delivery.deliver().num_left,
         )
 
     @property
@@ -232,7 +262,12 @@ class _Sweep:
         A cell of equal content but another name runs too: it has a row of its own, and shares all
         that is costly.
         """
-        return self._store.ok_keys(self._run.id, self._device_class, cell=cell)
+        try:
+            return self._delivery.attempt(
+                lambda: self._store.ok_keys(self._run.id, self._device_class, cell=cell)
+            )
+        except StoreUnavailableError:
+            return frozenset()  # At worst a cell is measured that the run holds.
 
     def _time_is_up(self) -> bool:
         total = self._options.limits.total_time
@@ -240,14 +275,14 @@ class _Sweep:
 
     def _keep(self, job: Job, result: Record | Recalled) -> None:
         if isinstance(result, Recalled):
-            self._store.remember(self._run.id, result.request_key, result.key, self._device_class)
+            self._remember(result.request_key, result.key)
             self._num_recalled += 1
             return
         if result.environment is None:
             # The child ended before it could say where it ran.
             where = collect_environment(job.device, Path(self._options.project_dir))
             result = result.model_copy(update={"environment": where})
-        self._store.add(result)
+        self._delivery.keep(result, self._run)
         # What is stored need not be held in memory for the length of a sweep.
         self._records.append(result.model_copy(update={"predictions": ()}))
 
@@ -264,5 +299,11 @@ class _Sweep:
             forget_files()
         for record in fetched:
             if record.status is Status.OK and record.key is not None:
-                key = request_key(record.cell)
-                self._store.remember(self._run.id, key, record.key, self._device_class)
+                self._remember(request_key(record.cell), record.key)
+
+    def _remember(self, request: str, key: str) -> None:
+        # Without the note, a later sweep starts a process that finds the same key.
+        with suppress(StoreUnavailableError):
+            self._delivery.attempt(
+                lambda: self._store.remember(self._run.id, request, key, self._device_class)
+            )

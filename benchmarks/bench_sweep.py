@@ -101,6 +101,9 @@ class _Clock:
         self.seconds: list[float] = []
         self._began = 0.0
 
+    def warned(self, message: str) -> None:
+        pass
+
     def planned(self, pending: Sequence[Cell], num_held: int) -> None:
         """Note nothing."""
 

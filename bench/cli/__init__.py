@@ -16,20 +16,35 @@ app = typer.Typer(
 
 
 def _add_commands() -> None:
-    from bench.cli import doctor, list_names, plan, report, run, schema, show, table
+    from bench.cli import (
+        baseline,
+        compare,
+        doctor,
+        list_names,
+        plan,
+        report,
+        run,
+        schema,
+        show,
+        store,
+    )
+    from bench.cli import table as table_command
 
     for name, short, function in (
         ("run", "Sweep a suite, print the table, write the report.", run.run),
         ("plan", "What would run, and what is missing here.", plan.plan),
-        ("table", "The results, in six formats.", table.table),
+        ("table", "The results, in six formats.", table_command.table),
         ("report", "The HTML report again.", report.report),
         ("list", "What can go in a suite.", list_names.list_names),
         ("show", "One record, whole.", show.show),
         ("explain", "Why the keys of two records differ.", show.explain),
+        ("compare", "A run against a baseline: the nightly gate.", compare.compare),
         ("doctor", "Check this machine and installation.", doctor.doctor),
         ("schema", "The JSON Schema of suite files.", schema.schema),
     ):
         app.command(name, short_help=short)(function)
+    app.add_typer(baseline.app, name="baseline", help="Runs kept as the reference of later ones.")
+    app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
 
 
 def main() -> None:

@@ -205,6 +205,10 @@ class PlainLines:
         count = f"[{self.pace.num_done}/{self.pace.total}] "
         self._say(Text.assemble(count, describe_result(self.names[cell], result)))
 
+    def warned(self, message: str) -> None:
+        """Say it on a line of its own."""
+        self._say(Text(f"warning: {message}"))
+
     def _say(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True)
         self.console.file.flush()
@@ -240,6 +244,10 @@ class LiveDisplay:
         self._running = {key: value for key, value in self._running.items() if key != cell}
         self.pace.finish(cell, result)
         self.console.print(describe_result(self.names[cell], result))
+
+    def warned(self, message: str) -> None:
+        """Print it above the bar."""
+        self.console.print(Text(f"warning: {message}", "yellow"))
 
     def render(self) -> RenderableType:
         """Return the display as of now."""

@@ -12,6 +12,8 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from bench.gate.night import Night
+    from bench.spec import Cell
     from bench.store import Store
     from bench.summary import RecordSummary
     from bench.survey import CellSurvey
@@ -38,10 +40,16 @@ def run(
         "report"
     ),
     new: Annotated[bool, typer.Option("--new", help="Start a new run, measure all again.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Baseline to judge a new run by; see bench compare.")
+    ] = None,
+    min_effect: Annotated[str, typer.Option(help="With --against: see bench compare.")] = "",
+    alpha: Annotated[float, typer.Option(help="With --against: see bench compare.")] = 0.05,
 ) -> None:
     """Sweep a suite: run what its latest run lacks, print the table, write the report.
 
-    Exits with 0 when every cell is ok, 3 when any failed or is missing.
+    Exits with 0 when every cell is ok, 3 when any failed or is missing; with --against as bench
+    compare does.
     """
     from bench.plan import parse_seeds, plan_cells, select_cells
     from bench.store import open_store
@@ -51,6 +59,9 @@ def run(
 
     _check_executor(executor)
     loaded = load_suite(suite)
+    if against is not None and (only is not None or seeds is not None):
+        raise UsageError("--against judges the whole suite: leave out --only and --seeds")
+    gate = None if against is None else _Gate(against, min_effect, alpha, loaded.name)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
     planned = plan_cells(loaded)
     cells = select_cells(planned, only=only, seeds=chosen_seeds)
@@ -58,15 +69,57 @@ def run(
         surveys = survey_cells(cells, records=opened.summaries(loaded.name))
         _stop_if_missing(surveys)
         options = SweepOptions(
-            new=new, limits=loaded.limits, project_dir=str(suite.resolve().parent)
+            new=new or gate is not None,
+            limits=loaded.limits,
+            project_dir=str(suite.resolve().parent),
         )
         result = _sweep(surveys, opened, options, jobs)
-        records = opened.summaries(run_id=result.run.id, cells=planned)
+        records = _records_of(opened, result, planned)
+        night = None if gate is None else gate.judge(opened, result)
     _print_table(records)
     _print_ending(result)
-    _write_report(records, suite, loaded.name, report)
-    if not result.complete:
-        raise typer.Exit(EXIT_INCOMPLETE)
+    _write_report(records, suite, loaded.name, report, night)
+    if night is not None:
+        _tell_night(night, report / loaded.name)
+    code = 0 if night is None else night.verdicts.exit_code
+    if code != 1 and not result.complete:
+        code = EXIT_INCOMPLETE
+    if code:
+        raise typer.Exit(code)
+
+
+class _Gate:
+    """A baseline that was read, and settings that were checked, before any work."""
+
+    def __init__(self, name: str, min_effect: str, alpha: float, suite: str) -> None:
+        from bench.cli.compare import gate_settings
+        from bench.gate.files import load_baseline
+        from bench.gate.night import check_suite
+
+        self._settings = gate_settings(min_effect, alpha)
+        self._baseline = load_baseline(name)
+        check_suite(self._baseline, suite)
+
+    def judge(self, store: "Store", result: "SweepResult") -> "Night":
+        """Return the verdicts on the run that was just measured."""
+        from bench.gate.night import compare_night, read_candidate
+
+        now = frozenset(record.request_key for record in result.records)
+        candidate = read_candidate(store, result.run.id, now)
+        return compare_night(self._baseline, candidate, self._settings)
+
+
+def _tell_night(night: "Night", folder: Path) -> None:
+    from bench.cli.compare import print_night, write_night
+
+    print_night(night)
+    write_night(
+        night,
+        markdown=str(folder / "gate.md"),
+        json=folder / "gate.json",
+        junit=folder / "gate.xml",
+    )
+    print(f"gate: {folder / 'gate.md'}, gate.json and gate.xml")
 
 
 def _check_executor(name: str) -> None:
@@ -105,6 +158,19 @@ def _sweep(
         return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
 
 
+def _records_of(
+    store: "Store", result: "SweepResult", cells: "Sequence[Cell]"
+) -> "Sequence[RecordSummary]":
+    """Return the run's records, or those of this sweep where the store is gone."""
+    from bench.errors import StoreUnavailableError
+
+    try:
+        return store.summaries(run_id=result.run.id, cells=cells)
+    except StoreUnavailableError as error:
+        print(f"warning: {error} The table has this sweep's records only.", file=sys.stderr)
+        return result.records
+
+
 def _print_table(records: "Sequence[RecordSummary]") -> None:
     from bench.tables import failed_cells, summarise
     from bench.tables.terminal import terminal_text
@@ -116,13 +182,17 @@ def _print_table(records: "Sequence[RecordSummary]") -> None:
 
 
 def _write_report(
-    records: "Sequence[RecordSummary]", suite_file: Path, suite: str, directory: Path
+    records: "Sequence[RecordSummary]",
+    suite_file: Path,
+    suite: str,
+    directory: Path,
+    night: "Night | None",
 ) -> None:
     from bench.report import write_report
 
     if records:
         command = shlex.join(["bench", "run", str(suite_file)])
-        path = write_report(records, directory / suite, suite=suite, command=command)
+        path = write_report(records, directory / suite, suite=suite, command=command, night=night)
         print(f"report: {path}")
 
 
@@ -138,6 +208,11 @@ def _print_ending(result: "SweepResult") -> None:
     if result.num_missing:
         parts.append(f"{result.num_missing} without a result")
     print(f"run {result.run.id}: {', '.join(parts)}")
+    if result.num_undelivered:
+        print(
+            f"{result.num_undelivered} records could not be delivered to the store and are kept "
+            "here. When it answers again: bench store sync"
+        )
     if result.stopped_by is not None:
         why = {"interrupt": "interrupted", "total_time": "limits.total_time is used up"}
         # A new run would measure again what this one has already.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
+from bench.gate import Verdict
+from bench.gate.night import Night
 from bench.report import charts
 from bench.report.axes import Axis, linear_axis, robust_floor
 from bench.report.columns import COLUMNS
@@ -31,12 +33,14 @@ from bench.tables.ranking import best_rows
 from bench.tables.render import accuracy_text
 from bench.tables.rows import COLUMNS as ROW_COLUMNS
 from bench.tables.rows import Row, failed_cells, summarise
+from bench.tables.verdicts import RED, counts_text, outcome_text, verdict_lines
 
 # A run of thousands of rows is read in its table; these keep the rest of the page to what is best.
 _MOST_STRIPS = 12
 _MOST_HIDDEN = 100
 _MOST_CURVES = 40
 _MOST_FAILURES = 200
+_MOST_VERDICTS = 200
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def write_report(
     suite: str,
     command: str,
     notes: Sequence[str] = (),
+    night: Night | None = None,
 ) -> Path:
     """Write ``index.html``: one file that needs no network, no other file and no script to be read.
 
@@ -90,6 +95,7 @@ def write_report(
         suite: Its name, the title of the page.
         command: What measures this again.
         notes: More sentences a reader should know.
+        night: The comparison with a baseline, where there was one.
 
     Returns:
         The file.
@@ -99,7 +105,7 @@ def write_report(
     """
     if not records:
         raise UsageError(f"suite '{suite}' has no records to report. Run: {command}")
-    page = render_page(records, suite=suite, command=command, notes=notes)
+    page = render_page(records, suite=suite, command=command, notes=notes, night=night)
     path = directory / "index.html"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,12 @@ def write_report(
 
 
 def render_page(
-    records: Sequence[RecordSummary], *, suite: str, command: str, notes: Sequence[str] = ()
+    records: Sequence[RecordSummary],
+    *,
+    suite: str,
+    command: str,
+    notes: Sequence[str] = (),
+    night: Night | None = None,
 ) -> str:
     """Return the page's HTML; see `write_report`."""
     # jinja2 costs a tenth of a second that a finished suite need not pay.
@@ -124,7 +135,7 @@ def render_page(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {"scale": scale, "charts": charts, "accuracy_text": accuracy_text}
-    context = _context(records, list(notes))
+    context = _context(records, list(notes)) | {"gate": _gate(night)}
     return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
 
 
@@ -164,6 +175,20 @@ def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, An
         "environments": _environments(records),
         "devices": _distinct(row.device for row in rows),
         "runs": _distinct(str(record.run_id) for record in records),
+    }
+
+
+def _gate(night: Night | None) -> dict[str, Any] | None:
+    if night is None:
+        return None
+    lines = [line for line in verdict_lines(night) if line.verdict != Verdict.UNCHANGED]
+    return {
+        "night": night,
+        "outcome": outcome_text(night),
+        "counts": counts_text(night),
+        "lines": lines[:_MOST_VERDICTS],
+        "num_further": max(0, len(lines) - _MOST_VERDICTS),
+        "red": RED,
     }
 
 

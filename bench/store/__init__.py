@@ -5,7 +5,23 @@ Examples:
     ...     records = store.records("vision")
 """
 
-from bench.store.database import RunInfo, Store
+from bench.store.checking import StoreCheck, check_store
+from bench.store.database import Store
+from bench.store.delivery import Delivered, Delivery, default_patience
 from bench.store.opening import load_records, load_summaries, open_store
+from bench.store.spool import Parcel, RunInfo, Spool
 
-__all__ = ["RunInfo", "Store", "load_records", "load_summaries", "open_store"]
+__all__ = [
+    "Delivered",
+    "Delivery",
+    "Parcel",
+    "RunInfo",
+    "Spool",
+    "Store",
+    "StoreCheck",
+    "check_store",
+    "default_patience",
+    "load_records",
+    "load_summaries",
+    "open_store",
+]

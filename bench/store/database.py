@@ -2,8 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from types import TracebackType
@@ -23,34 +22,16 @@ from sqlalchemy import (
 )
 
 from bench.collector import collector_paused
-from bench.digests import digest_value
 from bench.errors import StoreError, UsageError
 from bench.record import SCHEMA_VERSION, PredictionSet, Record, Status
 from bench.spec import Cell
-from bench.store import locks, schema
+from bench.store import locks, rows, schema
 from bench.store.schema import translated
-from bench.store.versions import SummaryReader, dump_record, dump_summary, read_record
+from bench.store.spool import Parcel, RunInfo
+from bench.store.versions import SummaryReader, read_record
 from bench.summary import RecordSummary
 
 R = TypeVar("R", bound=RecordSummary)
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A run of a suite: the records measured together.
-
-    Attributes:
-        id: Number within this store.
-        scope: Names the run among all stores, 32 hex digits.
-        started_at: In UTC.
-        note: Why it was made, for people.
-    """
-
-    id: int
-    scope: str
-    suite: str
-    started_at: datetime
-    note: str = ""
 
 
 class Store:
@@ -74,6 +55,17 @@ class Store:
     def name(self) -> str:
         """The database for messages: a file name, or a URL without its password."""
         return schema.display(self._engine.url)
+
+    @property
+    def identity(self) -> str:
+        """What names the database on this machine wherever it is opened from."""
+        return schema.identity(self._engine.url)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection to read from; an error of the database is a `StoreError`."""
+        with translated(self._engine.url, "read"), self._engine.connect() as connection:
+            yield connection
 
     def close(self) -> None:
         """Release every connection."""
@@ -107,8 +99,8 @@ class Store:
         """Return the newest run of a suite, or None."""
         table = schema.runs
         query = select(table).where(table.c.suite == suite).order_by(table.c.id.desc()).limit(1)
-        rows = self._fetch(query)
-        return _run_info(rows[0]) if rows else None
+        found = self._fetch(query)
+        return _run_info(found[0]) if found else None
 
     def suites(self) -> list[str]:
         """Return the names of all suites that have a run, sorted."""
@@ -131,33 +123,44 @@ class Store:
 
     # Records
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, *, token: str | None = None) -> bool:
         """Store a record with its predictions, whole or not at all.
+
+        Args:
+            record: Of a run of this store.
+            token: Names this delivery; one that is stored already is left as it is.
+
+        Returns:
+            Whether it was not there before.
 
         Raises:
             StoreError: The disk is full, or the database is read-only, locked or damaged.
         """
-        environment = record.environment
+        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+            return rows.insert_record(connection, record, token or uuid.uuid4().hex)
+
+    def deliver(self, parcel: Parcel) -> bool:
+        """Store the record of a parcel, once; its run is made where this store lacks it.
+
+        Returns:
+            Whether it was not there before.
+
+        Raises:
+            StoreError: See `add`.
+        """
+        run = parcel.run
         values = {
-            "run_id": record.run_id,
-            "cell_digest": _cell_digest(record.cell),
-            "key": record.key,
-            "request_key": record.request_key,
-            "device_class": environment.device_class if environment else "",
-            "status": record.status.value,
-            "started_at": _timestamp(record.started_at),
-            "version": record.schema_version,
-            "body": dump_record(record),
+            "scope": run.scope,
+            "suite": run.suite,
+            "note": run.note,
+            "started_at": run.started_at.isoformat(),
         }
         with translated(self._engine.url, "write to"), self._engine.begin() as connection:
-            inserted = connection.execute(insert(schema.records).values(**values))
-            if inserted.inserted_primary_key is None:
-                raise StoreError(f"{self.name} gave a new record no number")
-            number = inserted.inserted_primary_key[0]
-            summary = {"record_id": number, "body": dump_summary(record)}
-            connection.execute(insert(schema.summaries).values(**summary))
-            for predictions in record.predictions:
-                _add_predictions(connection, number, predictions)
+            schema.insert_if_absent(connection, schema.runs, values)
+            same = select(schema.runs.c.id).where(schema.runs.c.scope == run.scope)
+            number = connection.execute(same).scalar_one()
+            record = parcel.record.model_copy(update={"run_id": number})
+            return rows.insert_record(connection, record, parcel.token)
 
     def records(
         self,
@@ -223,7 +226,8 @@ class Store:
             self._engine.connect() as connection,
             collector_paused(),
         ):
-            yield from connection.execute(query)
+            # A server then sends rows as they are read, instead of all at first.
+            yield from connection.execution_options(stream_results=True).execute(query)
 
     def _latest_run_ids(self, suite: str | None) -> list[int]:
         table = schema.runs
@@ -253,7 +257,7 @@ class Store:
                 f"no record with a key that begins with '{key_prefix}' in {self.name}. "
                 "Keys are in: bench table --format json"
             )
-        cells = {_cell_digest(record.cell): record for record in found}
+        cells = {rows.cell_digest(record.cell): record for record in found}
         if len(cells) > 1:
             names = "".join(
                 f"\n  {(record.key or record.request_key)[:12]}  {record.cell.label}"
@@ -273,7 +277,7 @@ class Store:
         newest = select(func.max(owner.c.id)).where(
             owner.c.run_id == record.run_id,
             owner.c.request_key == record.request_key,
-            owner.c.started_at == _timestamp(record.started_at),
+            owner.c.started_at == rows.timestamp(record.started_at),
         )
         query = (
             select(table, schema.prediction_ids.c.ids)
@@ -286,6 +290,24 @@ class Store:
             PredictionSet(**{name: getattr(row, name) for name in names})
             for row in self._fetch(query)
         )
+
+    def whole_records(self, run_id: int) -> list[Record]:
+        """Return what `records` does of a run, with the predictions on the test split."""
+        table, owner = schema.predictions, schema.records
+        newest = self._newest_ids(None, run_id)
+        wanted = table.c.record_id.in_(newest), table.c.split == "test"
+        query = select(table, schema.prediction_ids.c.ids).join(schema.prediction_ids)
+        names = PredictionSet.model_fields
+        packed = {
+            row.record_id: PredictionSet(**{name: getattr(row, name) for name in names})
+            for row in self._rows_of(query.where(*wanted))
+        }
+        found = []
+        for row in self._rows_of(select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id)):
+            own = (packed[row.id],) if row.id in packed else ()
+            record = read_record(row.body, row.version)
+            found.append(record.model_copy(update={"predictions": own}))
+        return found
 
     # What a run already holds
 
@@ -301,7 +323,7 @@ class Store:
         """
         query = _ok_of_run(schema.records.c.key, run_id, device_class)
         if cell is not None:
-            query = query.where(schema.records.c.cell_digest == _cell_digest(cell))
+            query = query.where(schema.records.c.cell_digest == rows.cell_digest(cell))
         return frozenset(row.key for row in self._fetch(query) if row.key is not None)
 
     def ok_request_keys(self, run_id: int, device_class: str) -> frozenset[str]:
@@ -343,20 +365,12 @@ def _run_info(row: Row[Any]) -> RunInfo:
     )
 
 
-def _cell_digest(cell: Cell) -> str:
-    return digest_value(cell.canonical())
-
-
 def _only(records: list[R], cells: Iterable[Cell] | None) -> list[R]:
     """Return the records of those cells, by what they are now read as: a spec may have grown."""
     if cells is None:
         return records
-    wanted = {_cell_digest(cell) for cell in cells}
-    return [record for record in records if _cell_digest(record.cell) in wanted]
-
-
-def _timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    wanted = {rows.cell_digest(cell) for cell in cells}
+    return [record for record in records if rows.cell_digest(record.cell) in wanted]
 
 
 def _ok_of_run(column: Any, run_id: int, device_class: str) -> Select[Any]:
@@ -367,11 +381,3 @@ def _ok_of_run(column: Any, run_id: int, device_class: str) -> Select[Any]:
         table.c.status == Status.OK.value,
         column.is_not(None),
     )
-
-
-def _add_predictions(connection: Connection, record_id: int, packed: PredictionSet) -> None:
-    values = packed.model_dump()
-    ids = values.pop("ids")
-    owner = {"ids_digest": packed.ids_digest, "ids": ids}
-    schema.insert_if_absent(connection, schema.prediction_ids, owner)
-    connection.execute(insert(schema.predictions).values(record_id=record_id, **values))

@@ -12,11 +12,14 @@ import psutil
 from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from bench.errors import SuiteLockedError
+from bench.errors import StoreUnavailableError, SuiteLockedError
 from bench.store.schema import display, locks, translated
 
 # Start times are derived from the boot time, which a clock correction can shift a little.
 _START_TOLERANCE_SECONDS = 2.0
+
+_left: set[str] = set()
+"""Tokens of locks that this process gave up and the database still holds."""
 
 
 @contextmanager
@@ -34,8 +37,12 @@ def hold(engine: Engine, suite: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with translated(engine.url, "unlock a suite in"), engine.begin() as connection:
-            connection.execute(delete(locks).where(locks.c.token == token))
+        try:
+            with translated(engine.url, "unlock a suite in"), engine.begin() as connection:
+                connection.execute(delete(locks).where(locks.c.token == token))
+        except StoreUnavailableError:
+            # What was measured counts, not the lock: the next runner here takes it over.
+            _left.add(token)
 
 
 def _acquire(engine: Engine, suite: str, token: str) -> None:
@@ -74,6 +81,8 @@ def _insert(engine: Engine, suite: str, token: str) -> bool:
 def _is_gone(holder: Row[Any]) -> bool:
     if holder.host != socket.gethostname():
         return False
+    if holder.token in _left:
+        return True
     try:
         started = psutil.Process(holder.pid).create_time()
     except psutil.NoSuchProcess:

@@ -35,5 +35,9 @@ LAYOUT_MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
         "body TEXT NOT NULL)",
         _fill_summaries,
     ),
+    2: (
+        "ALTER TABLE records ADD COLUMN token VARCHAR(32)",
+        "CREATE UNIQUE INDEX records_by_token ON records (token)",
+    ),
 }
 """Version -> steps that lead from it to the next one."""

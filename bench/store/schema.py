@@ -1,5 +1,6 @@
 """The tables of the database and how their layout moves forward; knows no record's fields."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    func,
     insert,
     inspect,
     select,
@@ -27,18 +29,41 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import (
+    TimeoutError as PoolTimeoutError,
+)
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from bench.errors import StoreError
+from bench.errors import StoreError, StoreUnavailableError
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 Step = str | Callable[[Connection], None]
 """Of a migration: a statement, or a function where the new content has to be computed."""
 
 BUSY_SECONDS = 30
 """How long a writer waits for another one before it says that the database is locked."""
+
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Of a PostgreSQL connection (libpq): a server that is gone is noticed within half a minute."""
+
+_PREPARING = 0x62656E6368
+"""The advisory lock under which tables are made and moved on: any number, always the same."""
+
+_PASSWORD = re.compile(r"(://[^:/@]*:).*@|(password=)[^&]*")
 
 METADATA = MetaData()
 
@@ -67,6 +92,8 @@ records = Table(
     Column("started_at", String(40), nullable=False),
     Column("version", Integer, nullable=False),
     Column("body", Text, nullable=False),
+    Column("token", String(32)),
+    Index("records_by_token", "token", unique=True),
     Index("records_of_cell", "run_id", "cell_digest"),
     Index("records_by_key", "key"),
     Index("records_by_request_key", "request_key"),
@@ -130,10 +157,10 @@ def parse_url(text: str) -> URL:
         return URL.create("sqlite", database=str(Path(text).expanduser()))
     try:
         return make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise StoreError(
-            f"'{text}' is not a database URL. Write a file name, sqlite:///results/bench.db or "
-            "postgresql+psycopg://user@host/name."
+            f"'{hide_password(text)}' is not a database URL. Write a file name, "
+            "sqlite:///results/bench.db or postgresql+psycopg://user@host/name."
         ) from error
 
 
@@ -143,9 +170,13 @@ def connect(url: URL) -> Engine:
     Raises:
         StoreError: The driver of that database is not installed.
     """
-    arguments = {"timeout": BUSY_SECONDS} if url.get_backend_name() == "sqlite" else {}
+    sqlite_file = url.get_backend_name() == "sqlite"
+    arguments: dict[str, Any] = {"timeout": BUSY_SECONDS} if sqlite_file else {}
+    if url.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        arguments = {name: value for name, value in _PATIENCE.items() if name not in url.query}
     try:
-        engine = create_engine(url, connect_args=arguments)
+        # A connection that died while it was idle is made anew.
+        engine = create_engine(url, connect_args=arguments, pool_pre_ping=not sqlite_file)
     except (ImportError, SQLAlchemyError) as error:
         raise StoreError(
             f"no driver for {url.drivername}: {error}. Install it, e.g. pip install psycopg[binary]"
@@ -196,13 +227,26 @@ def _create_tables(engine: Engine) -> None:
         # The mode is stored in the file; readers then never wait for the writer.
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    with engine.begin() as connection:
+    with _preparing(engine) as connection:
         for table in METADATA.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
             for index in table.indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
         if connection.execute(select(layout.c.version)).first() is None:
             connection.execute(insert(layout).values(version=LAYOUT_VERSION))
+
+
+@contextmanager
+def _preparing(engine: Engine) -> Iterator[Connection]:
+    """Give a transaction that changes tables, one process at a time."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            # The driver begins a transaction at the first row that is written, which would leave
+            # new tables outside of it and two processes side by side.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_PREPARING)))
+        yield connection
 
 
 def migrate(engine: Engine, migrations: Mapping[int, tuple[Step, ...]], target: int) -> None:
@@ -215,11 +259,7 @@ def migrate(engine: Engine, migrations: Mapping[int, tuple[Step, ...]], target: 
         migrations: Version -> steps that lead from it to the next one.
         target: The layout it shall have.
     """
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            # The driver begins a transaction at the first row that is written, which would leave
-            # new tables outside of it and two processes side by side.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with _preparing(engine) as connection:
         version = connection.execute(select(layout.c.version).with_for_update()).scalar_one()
         for number in range(version, target):
             for step in migrations[number]:
@@ -232,16 +272,34 @@ def migrate(engine: Engine, migrations: Mapping[int, tuple[Step, ...]], target: 
 
 
 def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
-    """Insert a row unless its primary key is there; the one statement that dialects spell apart."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+    """Insert a row unless one of the same unique key is there."""
+    connection.execute(insert_or_skip(connection, table, values))
+
+
+def insert_or_skip(connection: Connection, table: Table, values: Mapping[str, Any]) -> Any:
+    """Return the insert that skips a known unique key; the one statement dialects spell apart."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).values(**values).on_conflict_do_nothing()
+    return sqlite.insert(table).values(**values).on_conflict_do_nothing()
 
 
 def display(url: URL) -> str:
     """Return the database for messages: a file name, or a URL without its password."""
     if url.get_backend_name() == "sqlite" and url.database:
         return url.database
-    return url.render_as_string(hide_password=True)
+    return hide_password(url.render_as_string(hide_password=True))
+
+
+def hide_password(text: str) -> str:
+    """Return the text of a URL without its password, whether it is one or not."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+
+
+def identity(url: URL) -> str:
+    """Return what names a database on this machine: a whole path, or a URL without password."""
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        return str(Path(url.database).absolute())
+    return display(url)
 
 
 @contextmanager
@@ -259,7 +317,18 @@ def translated(url: URL, action: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, OSError) as error:
         cause = str(getattr(error, "orig", None) or error).strip()
-        raise StoreError(f"cannot {action} {display(url)}: {cause}. {_advice(cause)}") from error
+        lines = " ".join(cause.split()).rstrip(".")
+        kind = StoreUnavailableError if _may_pass(error) else StoreError
+        raise kind(f"cannot {action} {display(url)}: {lines}. {_advice(cause)}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether the same statement may succeed later: the database, not the row, is at fault.
+
+    A PostgreSQL server that is read-only for now, as a standby is, calls that an internal error.
+    """
+    passing = OperationalError, InterfaceError, InternalError, PoolTimeoutError, OSError
+    return isinstance(error, passing) or bool(getattr(error, "connection_invalidated", False))
 
 
 _ADVICE = {
@@ -270,6 +339,9 @@ _ADVICE = {
     "locked": "Another process is writing: wait for it, or name another database with --store.",
     "unable to open": "Check that its folder exists and can be written, or use --store.",
     "not a database": "Move the file away, or name another with --store.",
+    "no space left": "Free some space and re-issue the command; stored records are kept.",
+    "password": "Check the user and the password, e.g. in ~/.pgpass.",
+    "connection": "Is the server running, and can it be reached from here?",
     "malformed": "The file is damaged: restore a copy, or name another with --store.",
 }
 

@@ -190,3 +190,27 @@ def test_the_installed_command_is_the_same(desk: Desk):
     assert installed, "the package is not installed beside this Python"
     done = desk.bench("run", "--executor", "moon", "none.yaml", command=(installed,))
     assert (done.returncode, done.stderr) == (2, "error: no executor 'moon'. Known: local.\n")
+
+
+@pytest.mark.slow
+def test_a_night_is_measured_anew_and_judged_by_a_baseline(desk: Desk):
+    desk.write_suite("linear_probe")
+    assert desk.bench("run", "faulty.yaml").returncode == 0
+    assert desk.bench("baseline", "save", "main", "--from", "faulty").returncode == 0
+    # Speed on a machine that others use is no subject of this test.
+    loose = "throughput=90%,latency=99%,memory=99%"
+    done = desk.bench("run", "faulty.yaml", "--against", "main", "--min-effect", loose)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "run 2: 1 cell run" in done.stdout
+    assert "exit code 0: nothing regressed, failed or is missing" in done.stdout
+    folder = desk.folder / "report" / "faulty"
+    assert "measured in this run" in (folder / "gate.json").read_text()
+    assert {path.name for path in folder.glob("gate.*")} == {"gate.md", "gate.json", "gate.xml"}
+
+    desk.write_suite("linear_probe", name="other")
+    other = desk.bench("run", "other.yaml", "--against", "main")
+    assert other.returncode == 4
+    assert "error: baseline 'main' is of suite 'faulty', not of 'other'" in other.stderr
+    part = desk.bench("run", "faulty.yaml", "--against", "main", "--only", "*")
+    assert part.returncode == 2
+    assert "--against judges the whole suite: leave out --only and --seeds" in part.stderr

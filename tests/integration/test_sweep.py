@@ -51,6 +51,9 @@ class Notes:
     ended: list[str] = field(default_factory=list)
     stored_by_then: list[int] = field(default_factory=list)
 
+    def warned(self, message: str) -> None:
+        pass
+
     def planned(self, pending: Sequence[Cell], num_held: int) -> None:
         self.num_held = num_held
 
@@ -268,3 +271,24 @@ def test_a_terminals_interrupt_reaches_the_whole_group_and_still_keeps_all(drive
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=10)
     assert output == "interrupt 1 3\n"
+
+
+def test_a_store_lost_in_mid_sweep_costs_no_record_and_no_second_measurement(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BENCH_SPOOL", str(tmp_path / "spool"))
+    cells = [fault_cell("fake", seed=seed) for seed in range(3)]
+
+    class Loses(Notes):
+        def finished(self, cell: Cell, result: Record | Recalled) -> None:
+            super().finished(cell, result)
+            with store._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA query_only=ON")
+
+    first = sweep(cells, store, Loses(store), store_patience=0.1)
+    assert (len(first.records), first.num_undelivered, first.complete) == (3, 2, False)
+    assert len(store.records("faults")) == 1
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=OFF")
+    second = sweep(cells, store)
+    assert (second.num_held, second.num_undelivered, second.complete) == (3, 0, True)

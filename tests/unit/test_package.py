@@ -11,7 +11,10 @@ import bench
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "timm", "transformers", "numpy", "sqlalchemy", "rich", "pydantic"}
-COMMANDS = {"run", "plan", "table", "report", "list", "show", "explain", "doctor", "schema"}
+COMMANDS = {"run", "plan", "table", "report", "list", "show", "explain", "doctor", "schema"} | {
+    "baseline",
+    "compare",
+}
 
 
 def imported_by(code: str) -> set[str]:

@@ -1,0 +1,88 @@
+"""``bench compare``: a run against a baseline; table, files and an exit code out."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.gate.night import Night
+    from bench.gate.values import GateSettings
+
+_WIDTH_OF_LOGS = 120
+
+
+def compare(
+    baseline: Annotated[str, typer.Argument(help="Name of a baseline.")],
+    candidate: Annotated[
+        str | None,
+        typer.Argument(help="Another baseline, or a store; by default the store's newest run."),
+    ] = None,
+    min_effect: Annotated[
+        str, typer.Option(help="Smallest effects that count: accuracy=0.5pt,throughput=5%.")
+    ] = "",
+    alpha: Annotated[float, typer.Option(help="Chance of any false alarm in a night.")] = 0.05,
+    every: Annotated[bool, typer.Option("--all", help="Show unchanged rows too.")] = False,
+    markdown: Annotated[str | None, typer.Option(help="File, or - for standard output.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for full numbers.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
+    store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
+) -> None:
+    """Compare a run with a baseline.
+
+    Exits with 0 when nothing is wrong, 1 on a regression, 3 when cells failed or are missing, 4
+    when something, or the baseline itself, cannot be compared.
+    """
+    from bench.gate.files import load_baseline
+    from bench.gate.night import compare_night, find_candidate
+
+    settings = gate_settings(min_effect, alpha)
+    kept = load_baseline(baseline)
+    night = compare_night(kept, find_candidate(kept, candidate, store), settings)
+    if markdown != "-":
+        print_night(night, every=every)
+    write_night(night, markdown=markdown, json=json, junit=junit)
+    raise typer.Exit(night.verdicts.exit_code)
+
+
+def gate_settings(min_effect: str, alpha: float) -> "GateSettings":
+    """Return the settings of the flags.
+
+    Raises:
+        UsageError: A flag is not a minimum effect, or not a probability.
+    """
+    from bench.gate import GateSettings, parse_min_effects
+
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha {alpha:g} is not between 0 and 1")
+    return GateSettings(alpha=alpha, min_effects=parse_min_effects(min_effect))
+
+
+def print_night(night: "Night", *, every: bool = False) -> None:
+    """Print the table of verdicts."""
+    from bench.tables.verdicts import verdicts_text
+
+    width = shutil.get_terminal_size((_WIDTH_OF_LOGS, 24)).columns
+    print(verdicts_text(night, width=width, colour=sys.stdout.isatty(), every=every), end="")
+
+
+def write_night(
+    night: "Night", *, markdown: str | None, json: Path | None, junit: Path | None
+) -> None:
+    """Write the files asked for."""
+    from bench.tables import write_output
+    from bench.tables.gate_files import verdicts_json, verdicts_junit
+    from bench.tables.verdicts import verdicts_markdown
+
+    if markdown == "-":
+        print(verdicts_markdown(night), end="")
+    elif markdown is not None:
+        write_output(Path(markdown), verdicts_markdown(night).encode())
+    if json is not None:
+        write_output(json, verdicts_json(night).encode())
+    if junit is not None:
+        write_output(junit, verdicts_junit(night).encode())

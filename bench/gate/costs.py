@@ -1,0 +1,149 @@
+"""Ratios of speed and memory of all pairs, with the noise to judge them by; passes no verdict."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from bench.gate.pairs import Pair
+from bench.gate.values import FAMILIES, Cost, GateSettings, History, Metric, Row, Verdict
+from bench.significance import Noise, RatioEffect, between_run_noise, pool_noise, ratio_effect
+
+_RATES = frozenset({Metric.TRAIN_RATE, Metric.INFER_RATE})
+
+
+@dataclass(frozen=True)
+class CostChange:
+    """A cost of a pair: rate, seconds or bytes of both sides, and the log of their ratio."""
+
+    baseline: float
+    candidate: float
+    effect: RatioEffect
+
+
+@dataclass(frozen=True)
+class CostComparison:
+    """Costs that could be compared, and rows for those that could not."""
+
+    changes: Mapping[tuple[str, Metric], CostChange]
+    rows: tuple[Row, ...]
+
+
+def compare_costs(pairs: Iterable[Pair], settings: GateSettings) -> CostComparison:
+    """Return the ratio of every cost that both sides of a pair measured.
+
+    Args:
+        pairs: Comparable cells.
+        settings: Replicates, their seed and the level of intervals.
+    """
+    changes: dict[tuple[str, Metric], CostChange] = {}
+    rows: list[Row] = []
+    for pair in pairs:
+        for metric in Metric:
+            old, new = pair.baseline.costs.get(metric), pair.candidate.costs.get(metric)
+            row = _settle(pair, metric, old, new)
+            if row is not None:
+                rows.append(row)
+            elif old is not None and new is not None:
+                changes[pair.baseline.cell, metric] = _change(metric, old, new, settings)
+    return CostComparison(changes, tuple(rows))
+
+
+def _settle(pair: Pair, metric: Metric, old: Cost | None, new: Cost | None) -> Row | None:
+    """Return the row of a cost that cannot be compared, or None."""
+    name, changes = pair.baseline.cell, pair.changes
+    if old is None and new is not None:
+        reason = "the baseline has no value of it"
+        return Row(name, metric, Verdict.NEW, reasons=(reason,), changes=changes)
+    if old is not None and new is None:
+        reason = "the candidate has no value of it"
+        return Row(name, metric, Verdict.MISSING, reasons=(reason,), changes=changes)
+    if old is None or new is None:
+        return None
+    reason = _obstacle(old, new)
+    if not reason:
+        return None
+    return Row(name, metric, Verdict.NOT_COMPARABLE, reasons=(reason,), changes=changes)
+
+
+def _obstacle(old: Cost, new: Cost) -> str:
+    if old.batch_size != new.batch_size:
+        return f"they were measured at batch sizes {old.batch_size} and {new.batch_size}"
+    for side, cost in (("baseline", old), ("candidate", new)):
+        values = [value for run in cost.runs for value in run]
+        if not values or not all(cost.runs) or not all(0 < value < math.inf for value in values):
+            return f"the {side} has a value that is not above 0, so there is no ratio"
+    return ""
+
+
+def _change(metric: Metric, old: Cost, new: Cost, settings: GateSettings) -> CostChange:
+    before, after = _distinct(old), _distinct(new)
+    # Seconds per repeat fall where a rate rises, so the ratio of rates is the other way round.
+    first, second = (after, before) if metric in _RATES else (before, after)
+    effect = ratio_effect(
+        first,
+        second,
+        num_replicates=settings.num_replicates,
+        seed=settings.seed,
+        level=1 - settings.alpha,
+    )
+    return CostChange(_value(metric, old, before), _value(metric, new, after), effect)
+
+
+def _distinct(cost: Cost) -> list[tuple[float, ...]]:
+    """Return the processes; a profile that several seeds share is one.
+
+    Two processes can agree in a single number, such as a peak, but seeds that share a profile
+    cannot be told from that either, so equal runs count once.
+    """
+    return list(dict.fromkeys(cost.runs))
+
+
+def _value(metric: Metric, cost: Cost, runs: Sequence[Sequence[float]]) -> float:
+    middle = math.exp(fmean(math.log(median(run)) for run in runs))
+    return (cost.batch_size or 1) / middle if metric in _RATES else middle
+
+
+def cost_noises(
+    pairs: Iterable[Pair],
+    metrics: Iterable[tuple[str, Metric]],
+    history: History,
+    settings: GateSettings,
+) -> dict[tuple[str, Metric], Noise]:
+    """Return the noise of a process's log value, for every cost that was compared.
+
+    From the history of the cell, from runs of one side that repeat a cell, and from the other
+    cells of the grid; the floor where none of these tells.
+
+    Args:
+        pairs: Comparable cells.
+        metrics: Cell and metric of each cost.
+        history: Values of earlier nights.
+        settings: Floors.
+    """
+    by_cell = {pair.baseline.cell: pair for pair in pairs}
+    wanted = list(metrics)
+    own = {
+        (cell, metric): between_run_noise(_log_levels(by_cell[cell], metric, history))
+        for cell, metric in wanted
+    }
+    known: dict[Metric, list[Noise]] = defaultdict(list)
+    for (_, metric), noise in own.items():
+        if noise is not None:
+            known[metric].append(noise)
+    floors = settings.noise_floors
+    return {
+        (cell, metric): pool_noise(noise, known[metric], floors.get(FAMILIES[metric], 0.0))
+        for (cell, metric), noise in own.items()
+    }
+
+
+def _log_levels(pair: Pair, metric: Metric, history: History) -> list[list[float]]:
+    levels = [
+        [math.log(value) for value in level if value > 0]
+        for level in history.get((pair.baseline.cell, metric), ())
+    ]
+    for cell in (pair.baseline, pair.candidate):
+        levels.append([math.log(median(run)) for run in _distinct(cell.costs[metric])])
+    return levels

@@ -1,0 +1,128 @@
+"""Records of one cell's seeds -> what the gate compares; knows no store and no verdict."""
+
+from collections.abc import Iterable, Sequence
+
+from bench.compare import cell_fields
+from bench.errors import UsageError
+from bench.gate.values import Cost, Measured, Metric, SeedResult
+from bench.metrics import unpack_predictions
+from bench.record import Effective, Environment, Memory, NumericsPlan, Record
+
+
+def read_cell(name: str, records: Sequence[Record]) -> Measured:
+    """Return the records of a backbone x dataset x strategy as one value.
+
+    Costs are those of the records that are ok. Peaks are bytes on the GPU where it counts them,
+    else resident bytes, as tables have it. Where seeds ran under different conditions, every one
+    of these is named, so that a night under a single one differs.
+
+    Args:
+        name: Of the cell, the same from night to night.
+        records: One per seed, at least one, predictions included.
+
+    Raises:
+        UsageError: No record.
+    """
+    if not records:
+        raise UsageError(f"the cell {name!r} has no record to compare")
+    ok = [record for record in records if record.test is not None]
+    effective = [record.effective for record in records if record.effective is not None]
+    environments = [record.environment for record in records if record.environment is not None]
+    batches = {each.effective_batch_size for each in effective if each.effective_batch_size}
+    return Measured(
+        cell=name,
+        seeds=tuple(_seed(record) for record in sorted(records, key=lambda r: r.cell.seed)),
+        device_class=_joined(each.device_class for each in environments) or None,
+        numerics=_numerics(effective, batches),
+        effective_batch=max(batches, default=None),
+        costs=_costs(ok),
+        versions=_versions(environments),
+    )
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(texts))
+
+
+def _seed(record: Record) -> SeedResult:
+    test = [kept for kept in record.predictions if kept.split == "test"]
+    return SeedResult(
+        seed=record.cell.seed,
+        key=record.key,
+        status=record.status,
+        predictions=unpack_predictions(test[0]) if test else None,
+        key_parts=record.key_parts,
+        fields=cell_fields(record.cell),
+        failure=record.failure.message if record.failure else None,
+    )
+
+
+def _numerics(effective: Sequence[Effective], batches: set[int]) -> dict[str, str]:
+    plans = {
+        "forward": _joined(_text(each.forward) for each in effective if each.forward),
+        "train": _joined(_text(each.train) for each in effective if each.train),
+    }
+    if len(batches) > 1:
+        plans["effective batch by seed"] = _joined(str(size) for size in sorted(batches))
+    return {name: text for name, text in plans.items() if text}
+
+
+def _text(plan: NumericsPlan) -> str:
+    kind = "compiled" if plan.compiled else "eager"
+    folded = ", batch norms folded" if plan.folded else ""
+    return f"{plan.precision}, {plan.memory_format}{folded}, {kind}, {plan.num_threads} threads"
+
+
+def _versions(environments: Sequence[Environment]) -> dict[str, str]:
+    names = dict.fromkeys(name for each in environments for name in each.packages)
+    packages = {
+        name: _joined(each.packages[name] for each in environments if name in each.packages)
+        for name in names
+    }
+    others = {
+        "python": _joined(each.python for each in environments),
+        "driver": _joined(each.driver for each in environments if each.driver),
+        "cuda": _joined(each.cuda for each in environments if each.cuda),
+        "platform": _joined(each.platform for each in environments),
+        "host": _joined(each.host for each in environments),
+        "git revision": _joined(_revision(each) for each in environments if each.git_revision),
+    }
+    return packages | {name: text for name, text in others.items() if text}
+
+
+def _revision(environment: Environment) -> str:
+    changed = " with uncommitted changes" if environment.git_dirty else ""
+    return f"{environment.git_revision}{changed}"
+
+
+def _costs(records: Sequence[Record]) -> dict[Metric, Cost]:
+    train = [record.train_profile for record in records if record.train_profile is not None]
+    infer = [record.infer_profile for record in records if record.infer_profile is not None]
+    single = [each for profile in infer for each in profile.latencies if each.batch_size == 1]
+    found = {
+        Metric.TRAIN_RATE: _timed((each.step_seconds, each.batch_size) for each in train),
+        Metric.INFER_RATE: _timed((each.batch_seconds, each.batch_size) for each in infer),
+        Metric.LATENCY: _timed(((each.p50_seconds,), 1) for each in single),
+        Metric.TRAIN_MEMORY: _peaks(_peak(each.memory) for each in train),
+        Metric.INFER_MEMORY: _peaks(_peak(each.memory) for each in infer),
+        Metric.HOST_MEMORY: _peaks(record.host_peak_bytes for record in records),
+    }
+    return {metric: cost for metric, cost in found.items() if cost is not None}
+
+
+def _timed(runs: Iterable[tuple[tuple[float, ...], int]]) -> Cost | None:
+    """Return the runs at the largest batch size among seeds; others cannot be put beside them."""
+    given = list(runs)
+    if not given:
+        return None
+    largest = max(size for _, size in given)
+    return Cost(tuple(run for run, size in given if size == largest), largest)
+
+
+def _peak(memory: Memory) -> int | None:
+    return memory.host_bytes if memory.allocated_bytes is None else memory.allocated_bytes
+
+
+def _peaks(peaks: Iterable[int | None]) -> Cost | None:
+    runs = tuple((float(peak),) for peak in peaks if peak is not None)
+    return Cost(runs) if runs else None
