@@ -31,6 +31,9 @@ def compare(
     json: Annotated[Path | None, typer.Option(help="File for full numbers.")] = None,
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="So many of the newest runs make speed and memory.")
+    ] = 1,
 ) -> None:
     """Compare a run with a baseline.
 
@@ -42,7 +45,7 @@ def compare(
 
     settings = gate_settings(min_effect, alpha)
     kept = load_baseline(baseline)
-    night = compare_night(kept, find_candidate(kept, candidate, store), settings)
+    night = compare_night(kept, find_candidate(kept, candidate, store, num_runs=runs), settings)
     if markdown != "-":
         print_night(night, every=every)
     write_night(night, markdown=markdown, json=json, junit=junit)
