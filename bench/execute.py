@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.numerics import CompileSite, compiling_at
-from bench.record import Failure, PredictionSet, Recalled, Record, Scores, Status
+from bench.record import Failure, NumericsPlan, PredictionSet, Recalled, Record, Scores, Status
 from bench.spec import Job
 
 KEY_VERSION = 1
@@ -43,6 +43,9 @@ class CellRuntime:
         self.num_threads = job.num_threads
         self.numerics = job.cell.numerics
         self.compile = job.cell.compile
+        self.plans: Mapping[str, NumericsPlan] = {
+            identity: NumericsPlan.model_validate_json(text) for identity, text in job.plans.items()
+        }
         self.cache = ArtifactCache(
             Path(job.cache_dir or default_cache_dir()), run_scope=job.run_scope
         )

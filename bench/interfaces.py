@@ -16,6 +16,7 @@ from bench.record import (
     BackboneInfo,
     Effective,
     EpochPoint,
+    NumericsPlan,
     Preprocessing,
     Progress,
     Selection,
@@ -233,12 +234,14 @@ class Runtime(Protocol):
 
     Attributes:
         compile: Whether numerics plans may compile.
+        plans: Plans to reuse, by identity: those of the baseline that a run is compared with.
     """
 
     device: torch.device
     num_threads: int
     numerics: Numerics
     compile: bool
+    plans: Mapping[str, NumericsPlan]
     cache: ArtifactCache
     emit: Emit
 

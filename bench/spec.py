@@ -312,6 +312,7 @@ class Job(Frozen):
         num_threads: CPU threads of the child.
         cache_dir: Root of the artifact cache.
         project_dir: Folder the suite lives in, whose git revision is recorded.
+        plans: Identity of a pass -> JSON of the numerics plan to run it by, see `NumericsPlan`.
     """
 
     cell: Cell
@@ -323,4 +324,5 @@ class Job(Frozen):
     num_threads: int = 1
     cache_dir: str = ""
     project_dir: str = "."
+    plans: dict[str, str] = Field(default_factory=dict)
     limits: Limits = Limits()

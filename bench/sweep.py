@@ -5,7 +5,7 @@ sweep can be killed at any time, and the same command then runs what is missing.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from bench.errors import StoreUnavailableError, UsageError
 from bench.executors import Executor
 from bench.executors.devices import choose_devices
 from bench.executors.local import LocalExecutor
-from bench.record import Progress, Recalled, Record, Status
+from bench.record import NumericsPlan, Progress, Recalled, Record, Status
 from bench.spec import Cell, Job, Limits
 from bench.store import Delivery, RunInfo, Store, open_store
 from bench.survey import forget_files, locate_cell, request_key
@@ -35,6 +35,7 @@ class SweepOptions:
         project_dir: Folder of the suite, whose git revision is recorded.
         store_patience: Seconds a store that does not answer is asked again before records go to
             the spool; None is ``BENCH_STORE_PATIENCE`` or the default.
+        plans: Numerics plans to reuse, by identity; see `bench.gate.night.baseline_plans`.
     """
 
     new: bool = False
@@ -43,6 +44,7 @@ class SweepOptions:
     cache_dir: str = ""
     project_dir: str = "."
     store_patience: float | None = None
+    plans: Mapping[str, NumericsPlan] = field(default_factory=dict)
 
 
 class SweepObserver(Protocol):
@@ -194,6 +196,7 @@ class _Sweep:
         self._delivery = delivery
         self._executor = executor
         self._options = options
+        self._plans = {name: plan.model_dump_json() for name, plan in options.plans.items()}
         self._num_cells = len(cells)
         self._run = self._choose_run(cells[0].suite)
         self._device_class = device_class(executor.devices[0])
@@ -253,6 +256,7 @@ class _Sweep:
                 known_keys=self._held_keys(cell),
                 cache_dir=self._options.cache_dir,
                 project_dir=self._options.project_dir,
+                plans=self._plans,
                 limits=self._options.limits,
             )
 

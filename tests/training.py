@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.artifacts import ArtifactCache
 from bench.interfaces import Backbone, Split, Stage, Task
-from bench.record import BackboneInfo, Preprocessing, Progress
+from bench.record import BackboneInfo, NumericsPlan, Preprocessing, Progress
 from bench.spec import Numerics
 
 SIZE = 16
@@ -47,6 +47,7 @@ class TestRuntime:
     num_threads: int = 1
     numerics: Numerics = Numerics.FP32
     compile: bool = False
+    plans: Mapping[str, NumericsPlan] = field(default_factory=dict)
     cache: ArtifactCache = field(
         default_factory=lambda: ArtifactCache(Path(tempfile.mkdtemp(prefix="bench-test-")))
     )

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.gate.night import Night
     from bench.spec import Cell
     from bench.store import Store
-    from bench.summary import RecordSummary
+    from bench.summary import NumericsPlan, RecordSummary
     from bench.survey import CellSurvey
     from bench.sweep import SweepOptions, SweepResult
 
@@ -77,6 +77,7 @@ def run(
             new=new or gate is not None or repeat is not None,
             limits=loaded.limits,
             project_dir=str(suite.resolve().parent),
+            plans={} if gate is None else gate.plans,
         )
         results = _sweep_repeatedly(surveys, opened, options, jobs, repeat or 1)
         result = results[-1]
@@ -105,6 +106,13 @@ class _Gate:
         self._settings = gate_settings(min_effect, alpha)
         self._baseline = load_baseline(name)
         check_suite(self._baseline, suite)
+
+    @property
+    def plans(self) -> "Mapping[str, NumericsPlan]":
+        """The numerics to measure by."""
+        from bench.gate.night import baseline_plans
+
+        return baseline_plans(self._baseline)
 
     def judge(self, store: "Store", results: "Sequence[SweepResult]") -> "Night":
         """Return the verdicts on the last run that was just measured; all count for its costs."""

@@ -19,7 +19,7 @@ from bench.gate.past import (
 from bench.gate.records import Side, label_records, read_run
 from bench.gate.values import GateSettings, Measured, Verdicts
 from bench.gate.verdicts import judge
-from bench.record import Record
+from bench.record import NumericsPlan, Record
 from bench.store import Store, open_store
 
 
@@ -118,6 +118,20 @@ def read_candidate(
         repeats=tonight if len(run_ids) > 1 else (),
         past=tuple(run for run in runs if run.run_id < run_ids[0]),
     )
+
+
+def baseline_plans(baseline: Baseline) -> dict[str, NumericsPlan]:
+    """Return the numerics plans that a baseline was measured by, by identity.
+
+    A run that is compared with it reuses them: near-ties would flip from night to night, and from
+    one machine of a class to another. Compiled ones are left out: there is a compiler to be had
+    first.
+    """
+    effective = [record.effective for record in baseline.records if record.effective is not None]
+    plans = [plan for each in effective for plan in (each.forward, each.train) if plan is not None]
+    return {
+        plan.identity: plan for plan in plans if plan.identity is not None and not plan.compiled
+    }
 
 
 def check_suite(baseline: Baseline, suite: str) -> None:

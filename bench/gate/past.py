@@ -181,7 +181,7 @@ def past_like(
 def merge_past(*several: Iterable[PastRun]) -> tuple[PastRun, ...]:
     """Return the runs of several lists, each once, oldest first."""
     found = {run.scope: run for run in chain.from_iterable(several)}
-    return tuple(sorted(found.values(), key=lambda run: run.started_at))
+    return tuple(sorted(found.values(), key=lambda run: (run.started_at, run.run_id)))
 
 
 def value_history(

@@ -56,8 +56,8 @@ A few runs that happen to agree say little of what the next one does."""
 
 ASSUMED_NOISE: Mapping[str, float] = MappingProxyType(
     {
-        "throughput": 0.05,
-        "latency": 0.05,
+        "throughput": 0.1,
+        "latency": 0.1,
         "memory": 0.05,
         "device_memory": 0.005,
         "accuracy": 0.005,

@@ -125,33 +125,38 @@ def _index(shares: Floats, count: int) -> np.ndarray:
 def ratio_test(effect: RatioEffect, noise: Noise, level: float = 0.95) -> Tested:
     """Return whether a ratio is more than chance, on the log scale.
 
-    Repeats of one process do not show by how much processes differ, so that noise is added: its
-    variance once per process of each side. The p-value is Student's for the estimate over its
-    standard error, see `paired_test`; the interval's arms are those of the bootstrap and of the
-    noise, added in squares.
+    Repeats of one run do not show by how much runs differ, so that noise counts once per run of
+    each side. Where it is assumed, the variance of the repeats is added to it. A history has that
+    part in it already, so the larger of the two counts. The p-value is Student's for the estimate
+    over its standard error, see `paired_test`; the interval's arms, those of the bootstrap and of
+    the noise, are joined likewise.
 
     Args:
         effect: What was measured.
-        noise: Spread of a process's log median, from history or assumed.
+        noise: Spread of a run's log median, from history or assumed.
         level: Of the interval, equal to that of the effect.
 
     Source: Kalibera & Jones, 2013, "Rigorous benchmarking in reasonable time", on the levels of
     variation; Satterthwaite, 1946, for the degrees of freedom.
     """
     between = noise.sigma**2 * (1 / effect.num_baseline + 1 / effect.num_candidate)
-    variance = effect.variance + between
-    error = math.sqrt(variance)
-    freedom = _freedom(effect, between, noise.freedom)
+    within = effect.variance
+    join = math.hypot if noise.assumed else max
+    error = join(math.sqrt(within), math.sqrt(between))
+    if noise.assumed:
+        freedom = _freedom(effect, between, noise.freedom)
+    else:
+        freedom = noise.freedom if between >= within else float(max(1, effect.num_repeats - 1))
     arm = critical_value(1 - level, freedom) * math.sqrt(between)
     statistic = effect.estimate / error if error > 0 else math.inf
     return Tested(
         estimate=effect.estimate,
-        low=effect.estimate - math.hypot(effect.low_arm, arm),
-        high=effect.estimate + math.hypot(effect.high_arm, arm),
+        low=effect.estimate - join(effect.low_arm, arm),
+        high=effect.estimate + join(effect.high_arm, arm),
         p=student_two_sided(statistic if effect.estimate else 0.0, freedom),
         standard_error=error,
         freedom=freedom,
-        sampling_share=effect.variance / variance if variance else 1.0,
+        sampling_share=within / error**2 if error else 1.0,
     )
 
 

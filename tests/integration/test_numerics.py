@@ -1,6 +1,7 @@
 """Numerics plans on tiny real modules: agreement, choice, memory of what was measured."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ class CpuRuntime:
     cache: ArtifactCache
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
+    plans: Mapping[str, NumericsPlan] = field(default_factory=dict)
     device: torch.device = CPU
     num_threads: int = 1
 
@@ -139,6 +141,19 @@ def test_a_plan_is_measured_once_and_then_recalled(runtime):
     assert again == first.model_copy(update={"source": "recalled"})
     assert f"{first.precision} {first.memory_format}" in first.seconds
     assert all(value > 0 for value in first.seconds.values())
+
+
+def test_the_plan_of_a_baseline_is_taken_without_measuring(tmp_path):
+    """Its identity names what it was measured for, so another module does not get it."""
+    net, (inputs, _) = make_conv_net(), make_batch()
+    there = CpuRuntime(ArtifactCache(tmp_path / "there"))
+    measured = plan_forward(net, inputs, there, key={"weights": "a"})
+    slow = measured.model_copy(update={"precision": "fp32", "memory_format": "contiguous"})
+    here = CpuRuntime(ArtifactCache(tmp_path / "here"), plans={measured.identity: slow})
+    reused = plan_forward(net, inputs, here, key={"weights": "a"})
+    assert reused == slow.model_copy(update={"source": "baseline"})
+    assert num_plans(here) == 0
+    assert plan_forward(net, inputs, here, key={"weights": "b"}).source == "measured"
 
 
 def test_a_plan_outlives_the_run(tmp_path):

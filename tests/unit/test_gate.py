@@ -97,19 +97,19 @@ def test_the_order_of_examples_does_not_matter():
 
 def test_rates_are_ratios_of_rates_and_their_interval_holds_the_noise():
     seconds = Cost(runs=((0.1, 0.1, 0.1),), batch_size=10)
-    slow = Cost(runs=((0.125, 0.125, 0.125),), batch_size=10)
+    slow = Cost(runs=((0.2, 0.2, 0.2),), batch_size=10)
     before, after = one_pair(costs={Metric.TRAIN_RATE: slow})
     before = [replace(before[0], costs={Metric.TRAIN_RATE: seconds})]
     row = next(row for row in judge(before, after).rows if row.metric is Metric.TRAIN_RATE)
-    assert (row.baseline, row.candidate, row.effect) == pytest.approx((100, 80, 0.8))
+    assert (row.baseline, row.candidate, row.effect) == pytest.approx((100, 50, 0.5))
     assert row.verdict is Verdict.REGRESSED
-    assert (row.noise, row.noise_assumed) == (0.05, True)
+    assert (row.noise, row.noise_assumed) == (0.1, True)
     assert row.reasons == (
         "more than chance, and at least the minimum effect, "
-        "if runs vary by 5.0% as assumed for want of history",
+        "if runs vary by 10.0% as assumed for want of history",
     )
-    assert row.low == pytest.approx(0.8 * np.exp(-1.96 * 0.05 * 2**0.5), rel=1e-4)
-    assert row.p == pytest.approx(2 * reference.norm.sf(np.log(1.25) / (0.05 * 2**0.5)), rel=1e-3)
+    assert row.low == pytest.approx(0.5 * np.exp(-1.96 * 0.1 * 2**0.5), rel=1e-4)
+    assert row.p == pytest.approx(2 * reference.norm.sf(np.log(2) / (0.1 * 2**0.5)), rel=1e-3)
 
 
 def test_without_history_costs_ask_for_earlier_runs_and_say_how_to_get_them():

@@ -260,3 +260,83 @@ def test_a_run_without_records_is_no_baseline(bench: Ran):
     add_run([])
     code, _, err = bench("baseline", "save", "vision")
     assert (code, "holds no record" in err) == (2, True)
+
+
+def add_slow_runs(factors: list[float]) -> None:
+    """One run per factor; the speeds of all cells are so many times as low."""
+    for factor in factors:
+        add_run([slowed(record, factor) for record in night()])
+
+
+def slowed(record: Record, factor: float) -> Record:
+    infer = record.infer_profile
+    seconds = tuple(factor * (0.125 + 0.0001 * repeat) for repeat in range(-10, 11))
+    rate = infer.batch_size / float(np.median(seconds))
+    slow = infer.model_copy(update={"batch_seconds": seconds, "examples_per_second": rate})
+    return record.model_copy(update={"infer_profile": slow})
+
+
+def infer_verdicts(path: Path) -> set[str]:
+    rows = json.loads(path.read_text())["rows"]
+    return {row["verdict"] for row in rows if row["metric"] == "infer_examples_per_second"}
+
+
+def test_earlier_runs_tell_what_a_baseline_of_one_run_cannot(bench: Ran, tmp_path: Path):
+    """A quarter slower: nothing is known of one run's noise, much of that of six."""
+    add_slow_runs([1.0])
+    code, out, _ = bench("baseline", "save", "one", "--from", "vision")
+    assert code == 0
+    assert "1 run tells little of how much speed and memory vary here" in out
+    add_slow_runs([1.01, 0.99, 1.005, 0.995, 1.0])
+    code, out, _ = bench("baseline", "save", "six", "--from", "vision")
+    assert "bench run SUITE --repeat 5" not in out
+    assert len(load_baseline("six").past) == 6
+    Path("results/bench.db").rename("results/old.db")
+    add_slow_runs([1.25])
+    assert bench("compare", "one", "--json", "one.json")[0] == 0
+    assert infer_verdicts(Path("one.json")) == {"inconclusive"}
+    code, out, _ = bench("compare", "six", "--json", "six.json")
+    assert code == 1
+    assert infer_verdicts(Path("six.json")) == {"regressed"}
+    assert "assumed" not in out
+
+
+def test_the_store_tells_the_noise_that_a_baseline_does_not(bench: Ran):
+    add_slow_runs([1.0])
+    bench("baseline", "save", "one", "--from", "vision")
+    add_slow_runs([1.01, 0.99, 1.005, 0.995, 1.0, 1.25])
+    assert bench("compare", "one", "--json", "night.json")[0] == 1
+    assert infer_verdicts(Path("night.json")) == {"regressed"}
+
+
+def test_a_regression_is_as_red_the_night_after(bench: Ran):
+    add_slow_runs([1.0])
+    bench("baseline", "save", "one", "--from", "vision")
+    add_slow_runs([1.01, 0.99, 1.005, 0.995, 1.0])
+    for _ in range(4):
+        add_slow_runs([1.25])
+        assert bench("compare", "one", "--json", "night.json")[0] == 1
+        assert infer_verdicts(Path("night.json")) == {"regressed"}
+
+
+def test_several_runs_on_each_side_count_when_asked_for(bench: Ran):
+    """Runs vary by 5%: one against one says nothing of 12%, ten against ten do."""
+    noise = [0.95, 1.05, 1.0, 1.04, 0.96, 1.05, 0.95, 1.03, 0.97, 1.0]
+    add_slow_runs(noise)
+    bench("baseline", "save", "ten", "--from", "vision", "--runs", "10")
+    bench("baseline", "save", "one", "--from", "vision")
+    add_slow_runs([1.12 * factor for factor in noise])
+    assert bench("compare", "one", "--json", "one.json")[0] == 0
+    assert infer_verdicts(Path("one.json")) == {"inconclusive"}
+    code, out, _ = bench("compare", "ten", "--runs", "10", "--json", "ten.json")
+    assert code == 1
+    assert infer_verdicts(Path("ten.json")) == {"regressed"}
+    assert "run 20 of results/bench.db and 9 before it" in out
+
+
+def test_more_runs_than_there_are_exit_with_2(saved: Ran):
+    code, _, err = saved("baseline", "save", "many", "--from", "vision", "--runs", "3")
+    assert (code, "3 runs are wished for, but suite 'vision' has 1 under equal" in err) == (2, True)
+    code, _, err = saved("compare", "main", "--runs", "3")
+    assert (code, "3 runs are wished for, but results/bench.db has 1 of suite" in err) == (2, True)
+    assert "bench run SUITE --repeat 3" in err
