@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -214,3 +215,39 @@ def test_a_night_is_measured_anew_and_judged_by_a_baseline(desk: Desk):
     part = desk.bench("run", "faulty.yaml", "--against", "main", "--only", "*")
     assert part.returncode == 2
     assert "--against judges the whole suite: leave out --only and --seeds" in part.stderr
+
+
+@pytest.mark.slow
+def test_repeats_are_runs_of_their_own_and_tell_a_baseline_the_noise(desk: Desk):
+    desk.write_suite("linear_probe")
+    done = desk.bench("run", "faulty.yaml", "--repeat", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("repeat 2 of 3") == 1
+    assert "run 3: 1 cell run" in done.stdout
+    with open_store(str(desk.folder / "results" / "bench.db")) as store:
+        notes = [run.note for run in store.runs("faulty")]
+        assert notes == ["repeat 1 of 3", "repeat 2 of 3", "repeat 3 of 3"]
+        keys = {record.key for run in (1, 2, 3) for record in store.records(run_id=run)}
+    assert len(keys) == 1
+    saved = desk.bench("baseline", "save", "main", "--from", "faulty", "--runs", "3")
+    assert saved.returncode == 0, saved.stderr
+
+    # Another machine: nothing of it is known here but what the baseline tells.
+    shutil.rmtree(desk.folder / "cache")
+    (desk.folder / "results" / "bench.db").unlink()
+    loose = "throughput=90%,latency=99%,memory=99%"
+    night = desk.bench(
+        *("run", "faulty.yaml", "--against", "main", "--repeat", "2", "--min-effect", loose)
+    )
+    assert night.returncode == 0, night.stdout + night.stderr
+    told = json.loads((desk.folder / "report" / "faulty" / "gate.json").read_text())
+    costs = [row for row in told["rows"] if row["metric"] == "host_peak_memory_bytes"]
+    assert [row["noise_assumed"] for row in costs] == [False]
+    with open_store(str(desk.folder / "results" / "bench.db")) as store:
+        sources = {
+            record.effective.forward.source
+            for run in (1, 2)
+            for record in store.records(run_id=run)
+            if record.effective and record.effective.forward
+        }
+    assert sources == {"baseline"}
