@@ -12,7 +12,7 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.gate.night import Night
+    from bench.gate.night import Candidate, Night
     from bench.spec import Cell
     from bench.store import Store
     from bench.summary import RecordSummary
@@ -82,7 +82,8 @@ def run(
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = 0 if night is None else night.verdicts.exit_code
-    if code != 1 and not result.complete:
+    unjudged = gate is not None and night is None
+    if code != 1 and (unjudged or not result.complete):
         code = EXIT_INCOMPLETE
     if code:
         raise typer.Exit(code)
@@ -100,13 +101,39 @@ class _Gate:
         self._baseline = load_baseline(name)
         check_suite(self._baseline, suite)
 
-    def judge(self, store: "Store", result: "SweepResult") -> "Night":
-        """Return the verdicts on the run that was just measured."""
-        from bench.gate.night import compare_night, read_candidate
+    def judge(self, store: "Store", result: "SweepResult") -> "Night | None":
+        """Return the verdicts on the run that was just measured; None where it cannot be read."""
+        from bench.errors import StoreUnavailableError
+        from bench.gate.night import compare_night
 
-        now = frozenset(record.request_key for record in result.records)
-        candidate = read_candidate(store, result.run.id, now)
+        try:
+            candidate = _read_night(store, result)
+        except StoreUnavailableError as error:
+            name = self._baseline.name
+            print(
+                f"error: this run was not judged by {name}: {error} When the store answers "
+                f"again: bench store sync, then bench compare {name}",
+                file=sys.stderr,
+            )
+            return None
         return compare_night(self._baseline, candidate, self._settings)
+
+
+def _read_night(store: "Store", result: "SweepResult") -> "Candidate":
+    """Return a run with every record of this sweep.
+
+    Raises:
+        StoreUnavailableError: The store does not answer, or records of it are in the spool.
+    """
+    from bench.errors import StoreUnavailableError
+    from bench.gate.night import read_candidate
+
+    now = frozenset(record.request_key for record in result.records)
+    candidate = read_candidate(store, result.run.id, now)
+    waiting = now - {record.request_key for record in candidate.records}
+    if waiting:
+        raise StoreUnavailableError(f"{len(waiting)} of its records wait in the spool.")
+    return candidate
 
 
 def _tell_night(night: "Night", folder: Path) -> None:
