@@ -81,7 +81,11 @@ def schema_of_its_own(url: str) -> Iterator[str]:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {name}")
     own = make_url(url).update_query_dict({"options": f"-csearch_path={name}"})
-    yield own.render_as_string(hide_password=False)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-    engine.dispose()
+    try:
+        yield own.render_as_string(hide_password=False)
+    finally:
+        with engine.begin() as connection:
+            # A connection that a test left open would be waited for without end.
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+        engine.dispose()

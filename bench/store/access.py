@@ -1,14 +1,16 @@
 """One database to read from and write to, errors in words; knows no table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select
 
 from bench.collector import collector_paused
 from bench.store import schema
+
+T = TypeVar("T")
 
 
 class Database:
@@ -58,8 +60,13 @@ class Database:
         with self.reading() as connection:
             return connection.execute(query).all()
 
-    def _rows_of(self, query: Select[Any]) -> Iterator[Row[Any]]:
-        """Yield rows one at a time: together their texts take more memory than what is read."""
+    def _read_each(self, query: Select[Any], read: Callable[[Row[Any]], T]) -> list[T]:
+        """Return what is read from each row, one at a time: their texts take more memory than it.
+
+        The connection is free again when a row cannot be read.
+        """
         with self.reading() as connection, collector_paused():
             # A server then sends rows as they are read, instead of all at first.
-            yield from connection.execution_options(stream_results=True).execute(query)
+            streaming = connection.execution_options(stream_results=True)
+            with streaming.execute(query) as rows:
+                return [read(row) for row in rows]

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import Row, Select, and_, case, func, or_, select
 
 from bench.errors import UsageError
 from bench.record import SCHEMA_VERSION, PredictionSet, Record
@@ -78,7 +78,7 @@ class Store(Runs):
         table = schema.records
         newest = self._newest_ids(suite, run_id)
         query = select(table).where(table.c.id.in_(newest)).order_by(table.c.id)
-        return _only([read_record(row.body, row.version) for row in self._rows_of(query)], cells)
+        return _only(self._read_each(query, _record_of), cells)
 
     def summaries(
         self,
@@ -102,11 +102,11 @@ class Store(Runs):
             .order_by(table.c.id)
         )
         reader = SummaryReader()
-        found = [
-            read_record(row.body, row.version) if row.summary is None else reader.read(row.summary)
-            for row in self._rows_of(query)
-        ]
-        return _only(found, cells)
+
+        def read(row: Row[Any]) -> RecordSummary:
+            return _record_of(row) if row.summary is None else reader.read(row.summary)
+
+        return _only(self._read_each(query, read), cells)
 
     def _newest_ids(self, suite: str | None, run_id: int | None) -> Select[Any]:
         table = schema.records
@@ -124,7 +124,8 @@ class Store(Runs):
             table.c.key.startswith(key_prefix, autoescape=True),
             table.c.request_key.startswith(key_prefix, autoescape=True),
         )
-        return self._read(select(table).where(matches).order_by(table.c.id))
+        query = select(table).where(matches).order_by(table.c.id)
+        return self._read_each(query, _record_of)
 
     def get(self, key_prefix: str) -> Record:
         """Return the newest record whose key or request key begins so.
@@ -149,9 +150,6 @@ class Store(Runs):
             )
         return found[-1]
 
-    def _read(self, query: Select[Any]) -> list[Record]:
-        return [read_record(row.body, row.version) for row in self._rows_of(query)]
-
     def predictions(self, record: Record) -> tuple[PredictionSet, ...]:
         """Return the predictions of a stored record; empty where none were stored."""
         table, owner = schema.predictions, schema.records
@@ -166,11 +164,7 @@ class Store(Runs):
             .where(table.c.record_id == newest.scalar_subquery())
             .order_by(table.c.split)
         )
-        names = PredictionSet.model_fields
-        return tuple(
-            PredictionSet(**{name: getattr(row, name) for name in names})
-            for row in self._fetch(query)
-        )
+        return tuple(_predictions_of(row) for row in self._fetch(query))
 
     def whole_records(self, run_id: int) -> list[Record]:
         """Return what `records` does of a run, with the predictions on the test split."""
@@ -178,17 +172,27 @@ class Store(Runs):
         newest = self._newest_ids(None, run_id)
         wanted = table.c.record_id.in_(newest), table.c.split == "test"
         query = select(table, schema.prediction_ids.c.ids).join(schema.prediction_ids)
-        names = PredictionSet.model_fields
-        packed = {
-            row.record_id: PredictionSet(**{name: getattr(row, name) for name in names})
-            for row in self._rows_of(query.where(*wanted))
-        }
-        found = []
-        for row in self._rows_of(select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id)):
+
+        def unpack(row: Row[Any]) -> tuple[int, PredictionSet]:
+            return row.record_id, _predictions_of(row)
+
+        packed = dict(self._read_each(query.where(*wanted), unpack))
+
+        def read(row: Row[Any]) -> Record:
             own = (packed[row.id],) if row.id in packed else ()
-            record = read_record(row.body, row.version)
-            found.append(record.model_copy(update={"predictions": own}))
-        return found
+            return _record_of(row).model_copy(update={"predictions": own})
+
+        return self._read_each(
+            select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id), read
+        )
+
+
+def _record_of(row: Row[Any]) -> Record:
+    return read_record(row.body, row.version)
+
+
+def _predictions_of(row: Row[Any]) -> PredictionSet:
+    return PredictionSet(**{name: getattr(row, name) for name in PredictionSet.model_fields})
 
 
 def _only(records: list[R], cells: Iterable[Cell] | None) -> list[R]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -33,12 +33,15 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     if path and not path.exists() and not create:
         raise _missing(target)
     engine = schema.connect(target)
-    with schema.translated(target, "open"):
-        if path and create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if not create and not schema.is_prepared(engine):
-            raise _missing(target)
-        schema.prepare(engine, LAYOUT_MIGRATIONS)
+    with ExitStack() as unless_opened:
+        unless_opened.callback(engine.dispose)
+        with schema.translated(target, "open"):
+            if path and create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if not create and not schema.is_prepared(engine):
+                raise _missing(target)
+            schema.prepare(engine, LAYOUT_MIGRATIONS)
+        unless_opened.pop_all()
     return Store(engine)
 
 
