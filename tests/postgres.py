@@ -40,6 +40,16 @@ class Server:
     def stop(self) -> None:
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
+    def stand_by(self) -> None:
+        """Start again as a standby, which answers and takes no writes."""
+        self.stop()
+        (self.folder / "data" / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "-w", "promote")
+
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
