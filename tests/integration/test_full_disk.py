@@ -1,4 +1,4 @@
-"""A disk that fills up under the store, SQLite's and PostgreSQL's."""
+"""A disk under the store that fills up, or is read-only."""
 
 import shutil
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from bench.store import Delivery, Spool, check_store, open_store
+from bench.errors import StoreError
+from bench.store import Delivery, Spool, check_store, look_at_store, open_store
 from tests.postgres import start_server
 from tests.records import make_record
 
@@ -60,6 +61,19 @@ def test_a_disk_of_sqlite_that_fills_up_and_is_freed_costs_no_record(
     small_disk: Path, tmp_path: Path
 ):
     _fill_and_free(str(small_disk / "bench.db"), small_disk / "ballast", tmp_path / "spool")
+
+
+def test_a_store_on_a_read_only_disk_says_so_and_is_left_as_it_is(small_disk: Path):
+    path = small_disk / "bench.db"
+    with open_store(str(path)) as store:
+        store.start_run("vision")
+    content = path.read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match="Check that its folder exists and can be written"):
+        open_store(str(path))
+    problem = look_at_store(str(path)).problem
+    assert problem is not None and "Check that its folder exists and can be written" in problem
+    assert path.read_bytes() == content
 
 
 @pytest.fixture
