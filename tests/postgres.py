@@ -51,7 +51,8 @@ class Server:
         self._run("pg_ctl", "-w", "promote")
 
     def close(self) -> None:
-        self.stop()
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self.stop()
         shutil.rmtree(self.folder)
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -137,8 +137,11 @@ class Delivery:
             self._say(f"{cause} The record is kept in {path}; deliver it with: {_SYNC}".strip())
         elif not self._told:
             self._told = True
+            name, patience = self._store.name, self._patience
+            # Why was said when the wait began.
+            why = f"{name} took nothing for {patience:.3g} s." if patience else str(cause)
             self._say(
-                f"{cause} Until it takes records again they are kept in {self.spool.folder}; "
+                f"{why} Until it takes records again they are kept in {self.spool.folder}; "
                 f"deliver them with: {_SYNC}"
             )
 

@@ -71,8 +71,10 @@ def test_a_lost_store_is_said_once_and_so_is_its_return(desk: Desk):
         desk.keep(seed)
     waiting, lost = desk.said
     assert "read" in waiting and waiting.endswith(" Trying again, for up to 0.1 s.")
-    kept = f"Until it takes records again they are kept in {desk.spool.folder}; "
-    assert lost.endswith(f"{kept}deliver them with: bench store sync")
+    assert lost == (
+        f"{desk.store.name} took nothing for 0.1 s. Until it takes records again they are kept in "
+        f"{desk.spool.folder}; deliver them with: bench store sync"
+    )
     forbid_writes(desk.store, False)
     for seed in (3, 4):
         desk.keep(seed)
@@ -80,6 +82,16 @@ def test_a_lost_store_is_said_once_and_so_is_its_return(desk: Desk):
     forbid_writes(desk.store)
     desk.keep(5)
     assert len(desk.said) == 5
+
+
+def test_without_patience_the_one_message_says_why(store: Store, tmp_path: Path):
+    spool = Spool(store.identity, tmp_path / "spool")
+    desk = Desk(store, store.start_run("vision"), spool, patience=0.0)
+    forbid_writes(store)
+    desk.keep(0)
+    (only,) = desk.said
+    assert only.startswith("cannot write to ")
+    assert "Until it takes records again they are kept in" in only
 
 
 def test_a_store_that_answers_but_takes_nothing_is_not_waited_for_again(desk: Desk):
