@@ -8,6 +8,9 @@ import pytest
 
 from benchmarks.results import Row, save, unmet
 
+# Fixtures: an empty database of each kind.
+from tests.conftest import new_store_url, postgres_server, store_url  # noqa: F401
+
 _TIMEOUT_SECONDS = 1800
 
 

@@ -2,9 +2,14 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
 
 import pytest
 
+from bench.store import Store, open_store
 from tests.postgres import schema_of_its_own, start_server
 
 # A shell that runs the tests in the background has them ignore interrupts, and with them every
@@ -13,7 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def postgres_server():
+def postgres_server() -> Iterator[str]:
+    """The URL of a server for the whole session; each test gets a schema of its own there."""
     named = os.environ.get("BENCH_TEST_POSTGRES")
     if named:
         yield named
@@ -24,10 +30,25 @@ def postgres_server():
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path):
-    """The URL of an empty database of each kind."""
+def new_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Give a function that names a new and empty database, of each kind in turn."""
     if request.param == "sqlite":
-        yield str(tmp_path / "results" / "bench.db")
+        numbers = count()
+        yield lambda: str(tmp_path / f"results{next(numbers) or ''}" / "bench.db")
         return
-    with schema_of_its_own(request.getfixturevalue("postgres_server")) as url:
-        yield url
+    server = request.getfixturevalue("postgres_server")
+    with ExitStack() as schemas:
+        yield lambda: schemas.enter_context(schema_of_its_own(server))
+
+
+@pytest.fixture
+def store_url(new_store_url: Callable[[], str]) -> str:
+    """The URL of an empty database of each kind."""
+    return new_store_url()
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """An empty store of each kind."""
+    with open_store(store_url) as opened:
+        yield opened

@@ -1,7 +1,7 @@
 """``bench doctor``: what is here, what is missing, and what to do about it."""
 
 import os
-import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from bench.environment import Problem
+    from bench.store import StoreState
 
-# Before the host of a database URL; terminals and tickets are no place for it.
-_PASSWORD = re.compile(r"(://[^:/@]*:).*@")
+_OTHER_STORE = "Or name another store with BENCH_STORE, or unset it."
 _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "TORCH_HOME", "BENCH_CACHE")
 
 
@@ -22,15 +22,17 @@ def doctor() -> None:
     from bench.environment import find_problems
 
     cache_dir = default_cache_dir()
+    store_rows, store_problems = _look_at_store()
     for title, rows in (
         ("Environment", _environment_rows()),
         ("Places", _place_rows(cache_dir)),
+        ("Store", store_rows),
         ("Samples", _sample_rows()),
         ("Numerics measured here", _plan_rows(cache_dir)),
     ):
         _print_section(title, rows)
     print("Checking that the libraries import …", flush=True)
-    problems = (*_store_problems(), *find_problems(cache_dir))
+    problems = (*store_problems, *find_problems(cache_dir))
     for problem in problems:
         print(f"{'broken' if problem.blocking else 'warning'}: {problem.what}\n  {problem.do}")
     if not problems:
@@ -63,27 +65,58 @@ def _place_rows(cache_dir: Path) -> list[tuple[str, str]]:
     free = _gibibytes(shutil.disk_usage(there).free)
     return [
         ("cache", f"{cache_dir} ({free} free)"),
-        ("store", _PASSWORD.sub(r"\1***@", _store_name())),
         *((name, os.environ.get(name, "not set")) for name in _SWITCHES),
     ]
 
 
-def _store_name() -> str:
-    from bench.store.opening import DEFAULT_STORE
-
-    return os.environ.get("BENCH_STORE") or DEFAULT_STORE
-
-
-def _store_problems() -> "list[Problem]":
+def _look_at_store() -> "tuple[list[tuple[str, str]], list[Problem]]":
+    """Return the section on the store, and what is wrong with it."""
     from bench.environment import Problem
     from bench.errors import StoreError
-    from bench.store.schema import parse_url
+    from bench.store import Spool, look_at_store
 
     try:
-        parse_url(_store_name())
+        state = look_at_store()
     except StoreError as error:
-        return [Problem(str(error), "Set BENCH_STORE anew, or unset it.", blocking=True)]
-    return []
+        return [], [Problem(str(error), _OTHER_STORE, blocking=True)]
+    spool = Spool(state.identity)
+    rows = [
+        ("database", state.name),
+        *_state_rows(state),
+        ("spool", f"{len(spool.paths())} records wait in {spool.folder}"),
+    ]
+    problems = [Problem(f"store: {state.problem}", _OTHER_STORE, blocking=True)]
+    return rows, [*(problems if state.problem else []), *_waiting(state.identity)]
+
+
+def _state_rows(state: "StoreState") -> list[tuple[str, str]]:
+    from bench.store.schema import LAYOUT_VERSION
+
+    if state.problem is None and state.layout is None:
+        rows = [("state", "no results yet; the first bench run makes the tables")]
+    else:
+        rows = [("state", "can be read and written" if state.problem is None else "see below")]
+    if state.server is not None:
+        rows.append(("server", state.server))
+    if state.layout is not None:
+        older = state.layout < LAYOUT_VERSION
+        later = f", will be led to {LAYOUT_VERSION} when it is next opened" if older else ""
+        rows.append(("layout", f"{state.layout}{later}"))
+        rows.append(("content", f"{state.num_runs} runs, {state.num_records} records"))
+    return rows
+
+
+def _waiting(identity: str) -> "list[Problem]":
+    """Return one problem per store that records of this machine wait for."""
+    from bench.environment import Problem
+    from bench.store import stores_waited_for
+
+    problems = []
+    for name, count in stores_waited_for().items():
+        option = "" if name == identity else f" --store {shlex.quote(name)}"
+        what = f"{count} {'record waits' if count == 1 else 'records wait'} here for {name}"
+        problems.append(Problem(what, f"Deliver with: bench store sync{option}"))
+    return problems
 
 
 def _sample_rows() -> list[tuple[str, str]]:

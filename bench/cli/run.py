@@ -13,7 +13,8 @@ import typer
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.gate.night import Night
+    from bench.gate.baseline import Baseline
+    from bench.gate.night import Candidate, Night
     from bench.spec import Cell
     from bench.store import Store
     from bench.summary import NumericsPlan, RecordSummary
@@ -89,7 +90,8 @@ def run(
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = 0 if night is None else night.verdicts.exit_code
-    if code != 1 and not all(each.complete for each in results):
+    unjudged = gate is not None and night is None
+    if code != 1 and (unjudged or not all(each.complete for each in results)):
         code = EXIT_INCOMPLETE
     if code:
         raise typer.Exit(code)
@@ -114,14 +116,44 @@ class _Gate:
 
         return baseline_plans(self._baseline)
 
-    def judge(self, store: "Store", results: "Sequence[SweepResult]") -> "Night":
-        """Return the verdicts on the last run that was just measured; all count for its costs."""
-        from bench.gate.night import compare_night, read_candidate
+    def judge(self, store: "Store", results: "Sequence[SweepResult]") -> "Night | None":
+        """Return the verdicts on the last run that was just measured; None where it cannot be read.
 
-        now = frozenset(record.request_key for record in results[-1].records)
-        runs = [result.run.id for result in results]
-        candidate = read_candidate(store, self._baseline, runs, now)
+        All of them count for its costs.
+        """
+        from bench.errors import StoreUnavailableError
+        from bench.gate.night import compare_night
+
+        try:
+            candidate = _read_night(store, self._baseline, results)
+        except StoreUnavailableError as error:
+            name = self._baseline.name
+            print(
+                f"error: this run was not judged by {name}: {error} When the store answers "
+                f"again: bench store sync, then bench compare {name}",
+                file=sys.stderr,
+            )
+            return None
         return compare_night(self._baseline, candidate, self._settings)
+
+
+def _read_night(
+    store: "Store", baseline: "Baseline", results: "Sequence[SweepResult]"
+) -> "Candidate":
+    """Return the last run, with every record of its sweep.
+
+    Raises:
+        StoreUnavailableError: The store does not answer, or records of it are in the spool.
+    """
+    from bench.errors import StoreUnavailableError
+    from bench.gate.night import read_candidate
+
+    now = frozenset(record.request_key for record in results[-1].records)
+    candidate = read_candidate(store, baseline, [result.run.id for result in results], now)
+    waiting = now - {record.request_key for record in candidate.records}
+    if waiting:
+        raise StoreUnavailableError(f"{len(waiting)} of its records wait in the spool.")
+    return candidate
 
 
 def _tell_night(night: "Night", folder: Path) -> None:

@@ -1,8 +1,11 @@
 """``bench store``: is the store whole, and what of this machine still waits for it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.errors import StoreUnavailableError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,12 +36,27 @@ def check(store: Annotated[str | None, _STORE] = None) -> None:
 @app.command(short_help="Deliver the records that this machine spooled.")
 def sync(store: Annotated[str | None, _STORE] = None) -> None:
     """Bring spooled records to the store, each once; exits 3 when some could not be delivered."""
+    from bench.errors import StoreUnavailableError
     from bench.store import Delivery, open_store
 
-    with open_store(store) as opened:
+    try:
+        opened = open_store(store)
+    except StoreUnavailableError as error:
+        _stop_with_waiting(store, error)
+    with opened:
         done = Delivery(opened, say=print).deliver()
         print(f"{done.num_delivered} records delivered to {opened.name}, {done.num_left} left")
     for problem in done.problems:
         print(f"problem: {problem}")
     if done.num_left:
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _stop_with_waiting(store: str | None, error: "StoreUnavailableError") -> NoReturn:
+    """Say what waits for a store that cannot be opened; nothing of it was touched."""
+    from bench.store import Spool, locate_store
+    from bench.store.schema import identity
+
+    spool = Spool(identity(locate_store(store)))
+    print(f"problem: {error}\n0 records delivered, {len(spool.paths())} wait in {spool.folder}")
+    raise typer.Exit(EXIT_INCOMPLETE) from error

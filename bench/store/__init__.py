@@ -5,11 +5,11 @@ Examples:
     ...     records = store.records("vision")
 """
 
-from bench.store.checking import StoreCheck, check_store
+from bench.store.checking import StoreCheck, StoreState, check_store, look_at_store
 from bench.store.database import Store
 from bench.store.delivery import Delivered, Delivery, default_patience
-from bench.store.opening import load_records, load_summaries, open_store
-from bench.store.spool import Parcel, RunInfo, Spool
+from bench.store.opening import load_records, load_summaries, locate_store, open_store
+from bench.store.spool import Parcel, RunInfo, Spool, stores_waited_for
 
 __all__ = [
     "Delivered",
@@ -19,9 +19,13 @@ __all__ = [
     "Spool",
     "Store",
     "StoreCheck",
+    "StoreState",
     "check_store",
     "default_patience",
     "load_records",
     "load_summaries",
+    "locate_store",
+    "look_at_store",
     "open_store",
+    "stores_waited_for",
 ]

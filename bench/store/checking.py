@@ -1,15 +1,39 @@
-"""Is the database whole, and what is in it; knows no spool."""
+"""Is the database whole, what is in it, can it be used at all; knows no spool."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Engine, Table, func, inspect, select, update
 
 from bench.errors import StoreError
 from bench.store import schema
 from bench.store.database import Store
+from bench.store.opening import file_of, locate_store
 from bench.store.versions import read_record
 
 _MOST_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """What can be said of a store without making, moving or writing anything.
+
+    Attributes:
+        name: The database, without a password.
+        identity: Names the spool of this machine for it.
+        server: Kind and version; None where it does not answer, or no file is there yet.
+        layout: None where it has no tables yet.
+        num_runs: None where it has no tables yet.
+        num_records: None where it has no tables yet.
+        problem: Why it cannot be used, with what helps; None where it can.
+    """
+
+    name: str
+    identity: str
+    server: str | None = None
+    layout: int | None = None
+    num_runs: int | None = None
+    num_records: int | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,19 +62,74 @@ def check_store(store: Store) -> StoreCheck:
         StoreError: It cannot be read at all.
     """
     with store.reading() as connection:
-        counts = [
-            connection.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (schema.runs, schema.records, schema.predictions)
-        ]
         return StoreCheck(
             name=store.name,
             server=_server(connection),
             layout=connection.execute(select(schema.layout.c.version)).scalar_one(),
-            num_runs=counts[0],
-            num_records=counts[1],
-            num_predictions=counts[2],
+            num_runs=_count(connection, schema.runs),
+            num_records=_count(connection, schema.records),
+            num_predictions=_count(connection, schema.predictions),
             problems=tuple(_problems(connection)[:_MOST_PROBLEMS]),
         )
+
+
+def look_at_store(url: str | None = None) -> StoreState:
+    """Return the state of a store; one that cannot be used is a `problem`, not an error.
+
+    A file that is not there is left so, and an older layout is not led forward.
+
+    Args:
+        url: See `open_store`.
+
+    Raises:
+        StoreError: It is no URL, or its driver is not installed.
+    """
+    target = locate_store(url)
+    state = StoreState(schema.display(target), schema.identity(target))
+    path = file_of(target)
+    if path and not path.exists():
+        return state
+    engine = schema.connect(target)
+    try:
+        with schema.translated(target, "open"), engine.connect() as connection:
+            state = _measure(replace(state, server=_server(connection)), connection)
+        if state.layout is not None:
+            _check_usable(engine, state.layout)
+    except StoreError as error:
+        return replace(state, problem=str(error))
+    finally:
+        engine.dispose()
+    return state
+
+
+def _measure(state: StoreState, connection: Connection) -> StoreState:
+    """Return a state with layout and counts, or as it is where our tables are not there."""
+    if not inspect(connection).has_table(schema.layout.name):
+        return state
+    return replace(
+        state,
+        layout=connection.execute(select(schema.layout.c.version)).scalar_one(),
+        num_runs=_count(connection, schema.runs),
+        num_records=_count(connection, schema.records),
+    )
+
+
+def _count(connection: Connection, table: Table) -> int:
+    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def _check_usable(engine: Engine, layout: int) -> None:
+    """Return when this version of bench can write to the database."""
+    if layout > schema.LAYOUT_VERSION:
+        raise StoreError(
+            f"layout {layout} is newer than this version of bench, which knows up to "
+            f"{schema.LAYOUT_VERSION}. Upgrade: pip install -U transfer-bench"
+        )
+    # Written and taken back: permissions alone do not tell what a server refuses.
+    same = update(schema.layout).values(version=schema.layout.c.version)
+    with schema.translated(engine.url, "write to"), engine.connect() as connection:
+        connection.execute(same)
+        connection.rollback()
 
 
 def _server(connection: Connection) -> str:

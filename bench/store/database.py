@@ -1,127 +1,25 @@
-"""The store: runs, records, predictions and what a run already holds."""
+"""The store: records and their predictions, of runs; knows no other machine and no patience."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
-from difflib import get_close_matches
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Row,
-    Select,
-    and_,
-    case,
-    func,
-    insert,
-    or_,
-    select,
-)
+from sqlalchemy import Row, Select, and_, case, func, or_, select
 
-from bench.collector import collector_paused
-from bench.errors import StoreError, UsageError
-from bench.record import SCHEMA_VERSION, PredictionSet, Record, Status
+from bench.errors import UsageError
+from bench.record import SCHEMA_VERSION, PredictionSet, Record
 from bench.spec import Cell
-from bench.store import locks, rows, schema
-from bench.store.schema import translated
-from bench.store.spool import Parcel, RunInfo
+from bench.store import rows, schema
+from bench.store.runs import Runs
+from bench.store.spool import Parcel
 from bench.store.versions import SummaryReader, read_record
 from bench.summary import RecordSummary
 
 R = TypeVar("R", bound=RecordSummary)
 
 
-class Store:
+class Store(Runs):
     """The database of records; a context manager that closes it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def name(self) -> str:
-        """The database for messages: a file name, or a URL without its password."""
-        return schema.display(self._engine.url)
-
-    @property
-    def identity(self) -> str:
-        """What names the database on this machine wherever it is opened from."""
-        return schema.identity(self._engine.url)
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Give a connection to read from; an error of the database is a `StoreError`."""
-        with translated(self._engine.url, "read"), self._engine.connect() as connection:
-            yield connection
-
-    def close(self) -> None:
-        """Release every connection."""
-        self._engine.dispose()
-
-    def _fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with translated(self._engine.url, "read"), self._engine.connect() as connection:
-            return connection.execute(query).all()
-
-    # Runs
-
-    def start_run(self, suite: str, *, note: str = "") -> RunInfo:
-        """Begin a new run of a suite; it becomes the suite's latest."""
-        scope, now = uuid.uuid4().hex, datetime.now(UTC)
-        statement = insert(schema.runs).values(
-            scope=scope, suite=suite, note=note, started_at=now.isoformat()
-        )
-        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
-            inserted = connection.execute(statement).inserted_primary_key
-            if inserted is None:
-                raise StoreError(f"{self.name} gave a new run no number")
-            return RunInfo(inserted[0], scope, suite, now, note)
-
-    def runs(self, suite: str) -> list[RunInfo]:
-        """Return every run of a suite, oldest first."""
-        table = schema.runs
-        query = select(table).where(table.c.suite == suite).order_by(table.c.id)
-        return [_run_info(row) for row in self._fetch(query)]
-
-    def latest_run(self, suite: str) -> RunInfo | None:
-        """Return the newest run of a suite, or None."""
-        table = schema.runs
-        query = select(table).where(table.c.suite == suite).order_by(table.c.id.desc()).limit(1)
-        found = self._fetch(query)
-        return _run_info(found[0]) if found else None
-
-    def suites(self) -> list[str]:
-        """Return the names of all suites that have a run, sorted."""
-        column = schema.runs.c.suite
-        return [row.suite for row in self._fetch(select(column).distinct().order_by(column))]
-
-    def check_suite(self, suite: str) -> None:
-        """Return when there is a run of that suite.
-
-        Raises:
-            UsageError: There is none; names the nearest and all known ones.
-        """
-        known = self.suites()
-        if suite in known:
-            return
-        close = get_close_matches(suite, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        names = ", ".join(known) or "none"
-        raise UsageError(f"no results of suite '{suite}' in {self.name}.{hint} Known: {names}.")
-
-    # Records
 
     def add(self, record: Record, *, token: str | None = None) -> bool:
         """Store a record with its predictions, whole or not at all.
@@ -136,7 +34,7 @@ class Store:
         Raises:
             StoreError: The disk is full, or the database is read-only, locked or damaged.
         """
-        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+        with self.writing() as connection:
             return rows.insert_record(connection, record, token or uuid.uuid4().hex)
 
     def deliver(self, parcel: Parcel) -> bool:
@@ -155,7 +53,7 @@ class Store:
             "note": run.note,
             "started_at": run.started_at.isoformat(),
         }
-        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
+        with self.writing() as connection:
             schema.insert_if_absent(connection, schema.runs, values)
             same = select(schema.runs.c.id).where(schema.runs.c.scope == run.scope)
             number = connection.execute(same).scalar_one()
@@ -180,7 +78,7 @@ class Store:
         table = schema.records
         newest = self._newest_ids(suite, run_id)
         query = select(table).where(table.c.id.in_(newest)).order_by(table.c.id)
-        return _only([read_record(row.body, row.version) for row in self._rows_of(query)], cells)
+        return _only(self._read_each(query, _record_of), cells)
 
     def summaries(
         self,
@@ -204,11 +102,11 @@ class Store:
             .order_by(table.c.id)
         )
         reader = SummaryReader()
-        found = [
-            read_record(row.body, row.version) if row.summary is None else reader.read(row.summary)
-            for row in self._rows_of(query)
-        ]
-        return _only(found, cells)
+
+        def read(row: Row[Any]) -> RecordSummary:
+            return _record_of(row) if row.summary is None else reader.read(row.summary)
+
+        return _only(self._read_each(query, read), cells)
 
     def _newest_ids(self, suite: str | None, run_id: int | None) -> Select[Any]:
         table = schema.records
@@ -219,23 +117,6 @@ class Store:
             .group_by(table.c.run_id, table.c.cell_digest)
         )
 
-    def _rows_of(self, query: Select[Any]) -> Iterator[Row[Any]]:
-        """Yield rows one at a time: together their texts take more memory than what is read."""
-        with (
-            translated(self._engine.url, "read"),
-            self._engine.connect() as connection,
-            collector_paused(),
-        ):
-            # A server then sends rows as they are read, instead of all at first.
-            yield from connection.execution_options(stream_results=True).execute(query)
-
-    def _latest_run_ids(self, suite: str | None) -> list[int]:
-        table = schema.runs
-        query = select(func.max(table.c.id).label("id")).group_by(table.c.suite)
-        if suite is not None:
-            query = query.where(table.c.suite == suite)
-        return [row.id for row in self._fetch(query)]
-
     def find(self, key_prefix: str) -> list[Record]:
         """Return every record whose key or request key begins so, oldest first."""
         table = schema.records
@@ -243,7 +124,8 @@ class Store:
             table.c.key.startswith(key_prefix, autoescape=True),
             table.c.request_key.startswith(key_prefix, autoescape=True),
         )
-        return self._read(select(table).where(matches).order_by(table.c.id))
+        query = select(table).where(matches).order_by(table.c.id)
+        return self._read_each(query, _record_of)
 
     def get(self, key_prefix: str) -> Record:
         """Return the newest record whose key or request key begins so.
@@ -268,9 +150,6 @@ class Store:
             )
         return found[-1]
 
-    def _read(self, query: Select[Any]) -> list[Record]:
-        return [read_record(row.body, row.version) for row in self._rows_of(query)]
-
     def predictions(self, record: Record) -> tuple[PredictionSet, ...]:
         """Return the predictions of a stored record; empty where none were stored."""
         table, owner = schema.predictions, schema.records
@@ -285,11 +164,7 @@ class Store:
             .where(table.c.record_id == newest.scalar_subquery())
             .order_by(table.c.split)
         )
-        names = PredictionSet.model_fields
-        return tuple(
-            PredictionSet(**{name: getattr(row, name) for name in names})
-            for row in self._fetch(query)
-        )
+        return tuple(_predictions_of(row) for row in self._fetch(query))
 
     def whole_records(self, run_id: int) -> list[Record]:
         """Return what `records` does of a run, with the predictions on the test split."""
@@ -297,72 +172,27 @@ class Store:
         newest = self._newest_ids(None, run_id)
         wanted = table.c.record_id.in_(newest), table.c.split == "test"
         query = select(table, schema.prediction_ids.c.ids).join(schema.prediction_ids)
-        names = PredictionSet.model_fields
-        packed = {
-            row.record_id: PredictionSet(**{name: getattr(row, name) for name in names})
-            for row in self._rows_of(query.where(*wanted))
-        }
-        found = []
-        for row in self._rows_of(select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id)):
+
+        def unpack(row: Row[Any]) -> tuple[int, PredictionSet]:
+            return row.record_id, _predictions_of(row)
+
+        packed = dict(self._read_each(query.where(*wanted), unpack))
+
+        def read(row: Row[Any]) -> Record:
             own = (packed[row.id],) if row.id in packed else ()
-            record = read_record(row.body, row.version)
-            found.append(record.model_copy(update={"predictions": own}))
-        return found
+            return _record_of(row).model_copy(update={"predictions": own})
 
-    # What a run already holds
-
-    def ok_keys(
-        self, run_id: int, device_class: str, *, cell: Cell | None = None
-    ) -> frozenset[str]:
-        """Return the keys of a run's `ok` records on that class of device.
-
-        Args:
-            run_id: Of that run.
-            device_class: See `Environment`.
-            cell: Only records of this cell; None is every cell.
-        """
-        query = _ok_of_run(schema.records.c.key, run_id, device_class)
-        if cell is not None:
-            query = query.where(schema.records.c.cell_digest == rows.cell_digest(cell))
-        return frozenset(row.key for row in self._fetch(query) if row.key is not None)
-
-    def ok_request_keys(self, run_id: int, device_class: str) -> frozenset[str]:
-        """Return the request keys that need no run: of `ok` records, and remembered for one."""
-        direct = self._fetch(_ok_of_run(schema.records.c.request_key, run_id, device_class))
-        memos = schema.memos
-        remembered = self._fetch(
-            select(memos.c.request_key).where(
-                memos.c.run_id == run_id,
-                memos.c.device_class == device_class,
-                memos.c.key.in_(_ok_of_run(schema.records.c.key, run_id, device_class)),
-            )
+        return self._read_each(
+            select(owner).where(owner.c.id.in_(newest)).order_by(owner.c.id), read
         )
-        return frozenset(row.request_key for row in [*direct, *remembered])
-
-    def remember(self, run_id: int, request_key: str, key: str, device_class: str) -> None:
-        """Note which key a request key leads to, so that a child need not compute it again."""
-        values = {
-            "run_id": run_id,
-            "device_class": device_class,
-            "request_key": request_key,
-            "key": key,
-        }
-        with translated(self._engine.url, "write to"), self._engine.begin() as connection:
-            schema.insert_if_absent(connection, schema.memos, values)
-
-    def lock(self, suite: str) -> AbstractContextManager[None]:
-        """Hold a suite for this process, as a context manager.
-
-        Raises:
-            SuiteLockedError: Another runner holds it: says which process, where, since when.
-        """
-        return locks.hold(self._engine, suite)
 
 
-def _run_info(row: Row[Any]) -> RunInfo:
-    return RunInfo(
-        row.id, row.scope, row.suite, datetime.fromisoformat(row.started_at), note=row.note
-    )
+def _record_of(row: Row[Any]) -> Record:
+    return read_record(row.body, row.version)
+
+
+def _predictions_of(row: Row[Any]) -> PredictionSet:
+    return PredictionSet(**{name: getattr(row, name) for name in PredictionSet.model_fields})
 
 
 def _only(records: list[R], cells: Iterable[Cell] | None) -> list[R]:
@@ -371,13 +201,3 @@ def _only(records: list[R], cells: Iterable[Cell] | None) -> list[R]:
         return records
     wanted = {rows.cell_digest(cell) for cell in cells}
     return [record for record in records if rows.cell_digest(record.cell) in wanted]
-
-
-def _ok_of_run(column: Any, run_id: int, device_class: str) -> Select[Any]:
-    table = schema.records
-    return select(column).where(
-        table.c.run_id == run_id,
-        table.c.device_class == device_class,
-        table.c.status == Status.OK.value,
-        column.is_not(None),
-    )

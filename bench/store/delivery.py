@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import StoreError, StoreUnavailableError, UsageError
@@ -21,6 +22,7 @@ DEFAULT_PATIENCE_SECONDS = 60.0
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
+_SYNC = "bench store sync"
 
 
 def default_patience() -> float:
@@ -56,7 +58,7 @@ class Delivered:
 class Delivery:
     """Stores records so that none is lost while the store does not answer.
 
-    After it has waited in vain once, it asks once per record until the store answers again.
+    Once it has waited in vain it asks only once per record, until the store takes one again.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Delivery:
         self._say = say
         self._sleep = sleep
         self._lost = False
+        self._told = False
 
     def attempt(self, action: Callable[[], T]) -> T:
         """Return what an action on the store gives, tried again while the store does not answer.
@@ -82,22 +85,22 @@ class Delivery:
             StoreUnavailableError: It did not answer in time.
             StoreError: It refused.
         """
-        deadline = time.monotonic() + (0.0 if self._lost else self._patience)
-        pause = _FIRST_PAUSE_SECONDS
+        patience = 0.0 if self._lost else self._patience
+        deadline = time.monotonic() + patience
+        pause, said = _FIRST_PAUSE_SECONDS, False
         while True:
             try:
-                result = action()
+                return action()
             except StoreUnavailableError as error:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self._lost = True
                     raise
-                self._say(f"{error} Trying again, for {left:.0f} s more.")
+                if not said:
+                    self._say(f"{error} Trying again, for up to {patience:.3g} s.")
+                    said = True
                 self._sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            else:
-                self._lost = False
-                return result
 
     def keep(self, record: Record, run: RunInfo) -> bool:
         """Store a record, or spool it and return False; earlier ones of the spool go first.
@@ -107,30 +110,68 @@ class Delivery:
         """
         token = uuid.uuid4().hex
         try:
-            if self.spool.paths():
-                self.deliver()
-            self.attempt(lambda: self._store.add(record, token=token))
+            for path in self.spool.paths():
+                self._bring(path)
+            self._write(lambda: self._store.add(record, token=token))
         except (StoreError, KeyboardInterrupt) as error:
-            path = self.spool.put(Parcel(token, run, record))
-            self._say(f"{error} The record is kept in {path}; deliver it with: bench store sync")
+            self._put(Parcel(token, run, record), error)
             if isinstance(error, KeyboardInterrupt):
                 raise
             return False
         return True
 
+    def _write(self, action: Callable[[], bool]) -> None:
+        """Do what `attempt` does; a store that takes a record, not one that is read, is back."""
+        self.attempt(action)
+        if self._told:
+            self._say(f"{self._store.name} takes records again.")
+        self._lost = self._told = False
+
+    def _put(self, parcel: Parcel, cause: BaseException) -> None:
+        """Spool a parcel and say why: once for as long as the store does not answer."""
+        try:
+            path = self.spool.put(parcel)
+        except StoreError as error:
+            raise StoreError(f"{cause} {error}".strip()) from error
+        if not isinstance(cause, StoreUnavailableError):
+            self._say(f"{cause} The record is kept in {path}; deliver it with: {_SYNC}".strip())
+        elif not self._told:
+            self._told = True
+            name, patience = self._store.name, self._patience
+            # Why was said when the wait began.
+            why = f"{name} took nothing for {patience:.3g} s." if patience else str(cause)
+            self._say(
+                f"{why} Until it takes records again they are kept in {self.spool.folder}; "
+                f"deliver them with: {_SYNC}"
+            )
+
     def deliver(self) -> Delivered:
         """Bring what is spooled to the store, each record once, until the store stops answering."""
         num_delivered, problems = 0, []
-        for path in self.spool.paths():
-            try:
-                parcel = self.spool.read(path)
-                self.attempt(lambda parcel=parcel: self._store.deliver(parcel))  # type: ignore[misc]
-            except StoreUnavailableError as error:
-                problems.append(str(error))
-                break
-            except StoreError as error:
-                problems.append(f"{path.name}: {error}")
-                continue
-            path.unlink(missing_ok=True)
-            num_delivered += 1
+        try:
+            for path in self.spool.paths():
+                problem = self._bring(path)
+                if problem is None:
+                    num_delivered += 1
+                else:
+                    problems.append(problem)
+        except StoreUnavailableError as error:
+            problems.append(str(error))
         return Delivered(num_delivered, len(self.spool.paths()), tuple(problems))
+
+    def _bring(self, path: Path) -> str | None:
+        """Bring one parcel to the store, or return why it is left where it is.
+
+        Raises:
+            StoreUnavailableError: The store does not answer.
+        """
+        try:
+            parcel = self.spool.read(path)
+            self._write(lambda: self._store.deliver(parcel))
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            # One that is gone was brought by another process at the same time.
+            return f"{path.name}: {error}" if path.exists() else None
+        path.unlink(missing_ok=True)
+        return None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -28,21 +28,34 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     Raises:
         StoreError: It cannot be opened, or does not exist and shall not be made.
     """
-    target = schema.parse_url(url or os.environ.get("BENCH_STORE") or DEFAULT_STORE)
-    path = _file_of(target)
+    target = locate_store(url)
+    path = file_of(target)
     if path and not path.exists() and not create:
         raise _missing(target)
     engine = schema.connect(target)
-    with schema.translated(target, "open"):
-        if path and create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if not create and not schema.is_prepared(engine):
-            raise _missing(target)
-        schema.prepare(engine, LAYOUT_MIGRATIONS)
+    with ExitStack() as unless_opened:
+        unless_opened.callback(engine.dispose)
+        with schema.translated(target, "open"):
+            if path and create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if not create and not schema.is_prepared(engine):
+                raise _missing(target)
+            schema.prepare(engine, LAYOUT_MIGRATIONS)
+        unless_opened.pop_all()
     return Store(engine)
 
 
-def _file_of(url: URL) -> Path | None:
+def locate_store(url: str | None = None) -> URL:
+    """Return where the store is; see `open_store`.
+
+    Raises:
+        StoreError: It is no URL.
+    """
+    return schema.parse_url(url or os.environ.get("BENCH_STORE") or DEFAULT_STORE)
+
+
+def file_of(url: URL) -> Path | None:
+    """Return the file of an SQLite database; None where it is in memory or on a server."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
     return Path(str(url.database))

@@ -332,6 +332,8 @@ def _may_pass(error: Exception) -> bool:
 
 
 _ADVICE = {
+    "read-only transaction": "The server takes no writes now, as a standby does: name the primary "
+    "with --store, or wait.",
     "disk is full": "Free some space and re-issue the command; stored records are kept.",
     "readonly": "Its file or folder is read-only: change that, or name another with --store.",
     "read-only": "Its file or folder is read-only: change that, or name another with --store.",

@@ -8,6 +8,8 @@ import os
 import tempfile
 import time
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -113,6 +115,29 @@ class Spool:
             raise StoreError(
                 f"{path} is damaged: {error}. It is left as it is; repair it or move it away."
             ) from error
+
+
+def stores_waited_for(root: Path | None = None) -> dict[str, int]:
+    """Return the number of parcels on this machine by the store they are for.
+
+    Args:
+        root: Folder of all spools; None is the default one.
+    """
+    found: dict[str, int] = {}
+    for folder in sorted((root or default_spool_dir()).glob("*")):
+        paths = sorted(folder.glob("*.json"))
+        if paths:
+            name = _store_of(paths) or f"the store of {folder}"
+            found[name] = found.get(name, 0) + len(paths)
+    return found
+
+
+def _store_of(paths: Sequence[Path]) -> str | None:
+    """Return the store that the first parcel that can be read names."""
+    for path in paths:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(path.read_bytes())["store"])
+    return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:
