@@ -44,7 +44,7 @@ class VerdictLine:
 
 
 _Value = Callable[[float], str]
-_UNITS: dict[Metric, tuple[str, _Value]] = {
+METRIC_UNITS: dict[Metric, tuple[str, _Value]] = {
     Metric.ACCURACY: ("accuracy", lambda value: f"{scale.percent(value)}%"),
     Metric.MACRO_F1: ("macro-F1", lambda value: f"{scale.percent(value)}%"),
     Metric.NLL: ("NLL", lambda value: f"{value:.3f}"),
@@ -55,7 +55,7 @@ _UNITS: dict[Metric, tuple[str, _Value]] = {
     Metric.INFER_MEMORY: ("infer memory", lambda value: f"{scale.megabytes(value)} MiB"),
     Metric.HOST_MEMORY: ("host memory", lambda value: f"{scale.megabytes(value)} MiB"),
 }
-_POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
+POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
 
 
 def verdict_lines(night: Night) -> list[VerdictLine]:
@@ -65,7 +65,7 @@ def verdict_lines(night: Night) -> list[VerdictLine]:
 
 
 def _line(row: Row, night: Night) -> VerdictLine:
-    name, value = _UNITS[row.metric] if row.metric else ("cell", str)
+    name, value = METRIC_UNITS[row.metric] if row.metric else ("cell", str)
     known = row.baseline is not None and row.candidate is not None
     return VerdictLine(
         verdict=row.verdict,
@@ -85,7 +85,7 @@ def _effect(row: Row) -> str:
     if row.effect is None or row.low is None or row.high is None:
         return ""
     values = (row.effect, row.low, row.high)
-    if row.metric in _POINTS:
+    if row.metric in POINTS:
         effect, low, high = (f"{100 * each:+.1f}" for each in values)
         unit = " pt"
     elif row.metric is Metric.NLL:
@@ -102,7 +102,7 @@ def _detectable(row: Row) -> str:
         return ""
     if row.metric is Metric.NLL:
         return f"{row.detectable:.3f}"
-    return f"{100 * row.detectable:.1f}{' pt' if row.metric in _POINTS else '%'}"
+    return f"{100 * row.detectable:.1f}{' pt' if row.metric in POINTS else '%'}"
 
 
 def changes_text(changes: Sequence[Difference]) -> str:
