@@ -25,6 +25,7 @@ NEEDED_RUNS = 2 * _DEFAULTS.reference + _DEFAULTS.confirm
 """Measured values a series needs before a change can be found in it."""
 
 KEY = "key"
+OTHER_CONDITIONS = "measured under other conditions"
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _gap(state: CellState | None, place: _Place) -> str:
     if state.failure:
         return state.failure
     if state.conditions != place.conditions:
-        return "measured under other conditions"
+        return OTHER_CONDITIONS
     if place.metric in state.busy:
         return "measured on a busy machine"
     return "" if place.metric in state.values else "not measured"
