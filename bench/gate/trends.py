@@ -160,8 +160,12 @@ class History:
 
 
 def least_change(metric: Metric) -> float:
-    """Return the smallest change that is one: a difference, or of costs a log of the ratio."""
-    limit = DEFAULT_LIMITS[FAMILIES[metric]]
+    """Return the smallest change that is one: a difference, or of costs a log of the ratio.
+
+    That is half of what the gate lets nobody be woken for: what is about as large as the limit of a
+    search is found late, and the gate's own findings shall be dated to the night they came.
+    """
+    limit = DEFAULT_LIMITS[FAMILIES[metric]] / 2
     return limit if metric in QUALITY else math.log1p(limit)
 
 

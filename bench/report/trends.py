@@ -1,6 +1,7 @@
 """A history -> small charts of levels and changes over the runs; knows no store and no page."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ _MOST_X_TICKS = 6
 _QUIET_METRICS = (Metric.ACCURACY, Metric.INFER_RATE)
 _LEAST_RUNS = 2
 _ROOM = 8
-_LEAST_SPAN = 6
+_LEAST_SPAN = 8
 """An axis spans at least so many of the smallest changes that count: noise shall not look large."""
 
 
@@ -200,18 +201,18 @@ def _last_run(series: Series) -> int:
 
 def _best(groups: Sequence[_Group]) -> list[_Group]:
     """Return accuracy and speed of cells, the most accurate ones of each dataset in turn."""
-    levels = {
-        group.trend.name: group.newest.levels[-1].value
-        for group in groups
-        if group.newest.metric is Metric.ACCURACY
-    }
+    levels = dict.fromkeys((group.newest.cell for group in groups), -1.0)
+    for group in groups:
+        if group.newest.metric is Metric.ACCURACY:
+            levels[group.newest.cell] = group.newest.levels[-1].value
     ranks: dict[str, int] = {}
-    seen: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name in sorted(levels, key=lambda name: -levels[name]):
         dataset = name.split(" · ")[1]
-        ranks[name] = seen[dataset] = seen.get(dataset, -1) + 1
-    named = [g for g in groups if g.trend.name in ranks and g.newest.metric in _QUIET_METRICS]
-    return sorted(named, key=lambda g: (ranks[g.trend.name], -levels[g.trend.name]))
+        ranks[name] = counts[dataset]
+        counts[dataset] += 1
+    named = [group for group in groups if group.newest.metric in _QUIET_METRICS]
+    return sorted(named, key=lambda g: (ranks[g.newest.cell], -levels[g.newest.cell]))
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,21 @@ def test_a_spike_is_no_step(bench: Ran):
     assert "step" not in bench("history", "vision", "--metric", "all")[1]
 
 
-def test_a_shift_below_the_minimum_effect_is_no_step(bench: Ran):
-    add_nights([Evening(accuracy=0.9 if night < 14 else 0.897) for night in range(NIGHTS)])
+def test_a_shift_below_half_the_minimum_effect_is_no_step(bench: Ran):
+    add_nights([Evening(accuracy=0.9 if night < 14 else 0.898) for night in range(NIGHTS)])
     assert dated(history(), Metric.ACCURACY) == []
     more = [Evening(accuracy=0.88) for _ in range(4)]
     add_nights(more, first=NIGHTS)
     assert dated(history(), Metric.ACCURACY) == [(ChangeKind.STEP, NIGHTS + 1, False)]
+
+
+def test_a_step_as_large_as_the_minimum_effect_is_dated_to_its_own_night(bench: Ran):
+    noise = [0.2 * (factor - 1) for factor in jitter(NIGHTS, 4, 0.0025)]
+    add_nights(
+        [Evening(accuracy=0.9 + noise[night] - (0.005 if night >= 14 else 0))
+         for night in range(NIGHTS)]
+    )  # fmt: skip
+    assert dated(history(), Metric.ACCURACY) == [(ChangeKind.STEP, 15, False)]
 
 
 def test_steps_are_good_or_bad_by_what_the_metric_means(bench: Ran):
@@ -284,8 +293,8 @@ def test_an_unchanged_series_is_drawn_flat_and_a_step_is_not():
 
 
 def test_the_least_change_of_a_cost_is_a_ratio():
-    assert least_change(Metric.ACCURACY) == 0.005
-    assert least_change(Metric.INFER_RATE) == pytest.approx(0.0488, abs=1e-4)
+    assert least_change(Metric.ACCURACY) == 0.0025
+    assert least_change(Metric.INFER_RATE) == pytest.approx(0.0247, abs=1e-4)
 
 
 def test_hostile_names_steer_no_terminal(bench: Ran):
