@@ -3,6 +3,7 @@
 Changes are looked for in all runs, however few of them are shown: what is found then stays found.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,9 @@ from bench.summary import InferSummary, RecordSummary, Status, TrainSummary
 MOST_RECORDS = 50_000
 """What takes about ten seconds to read."""
 
+_MOST_RUNS = 500
+"""Each series takes time by the square of its length."""
+
 FEW_RECORDS = 10_000
 """What a command that only mentions the history has time for."""
 
@@ -42,21 +46,37 @@ def read_history(
     Args:
         store: Holds the runs; those without a record are left out.
         suite: Whose.
-        most_records: About as many are read at most; the newest run always is.
+        most_records: About as many are read at most; the newest run always is. Where runs are left
+            out, so are some more, that the first one is the same for many nights.
         folder: Where baselines are, for the levels that they accepted.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    waiting = store.runs(suite)
+    infos = store.runs(suite)
     reader = _Reader(store)
-    runs: list[Run] = []
-    while waiting and reader.num_records < most_records:
-        run = reader.read(waiting.pop())
-        runs += [run] if run else []
+    found: list[tuple[int, Run]] = []
+    start = len(infos)
+    while start > 0 and reader.num_records < most_records and len(infos) - start < _MOST_RUNS:
+        start -= 1
+        run = reader.read(infos[start])
+        found += [(start, run)] if run else []
+    start = _settled_start(start, len(infos))
+    runs = [run for place, run in reversed(found) if place >= start]
     accepted, problems = _accepted_levels(suite, folder)
-    history = find_trends(suite, runs[::-1], accepted, num_earlier=len(waiting))
+    history = find_trends(suite, runs, accepted, num_earlier=start)
     return replace(history, problems=problems)
+
+
+def _settled_start(start: int, count: int) -> int:
+    """Return the run to begin with, at or after the one that could be, so that it seldom moves.
+
+    A history that began one run later every night might tell each night of other changes.
+    """
+    if start == 0:
+        return 0
+    block = 1 << max(0, ((count - start) // 4).bit_length() - 1)
+    return math.ceil(start / block) * block
 
 
 class _Reader:

@@ -272,6 +272,19 @@ def test_a_store_of_many_records_is_read_from_its_newest_run(bench: Ran):
     assert found.num_earlier == 3
 
 
+def test_where_runs_are_left_out_the_first_one_stays_for_some_nights(bench: Ran):
+    add_nights([Evening() for _ in range(20)])
+    starts = []
+    for night in range(20, 30):
+        add_nights([Evening()], first=night)
+        with open_store(create=False) as store:
+            found = read_history(store, "vision", most_records=32)
+        assert 12 < len(found.runs) <= 16
+        assert found.num_earlier + len(found.runs) == night + 1
+        starts.append(found.runs[0].run_id)
+    assert starts == [9, 9, 9, 9, 13, 13, 13, 13, 17, 17]
+
+
 def test_ten_cells_six_metrics_and_thirty_runs_fit_on_a_screen(bench: Ran):
     for night, evening in enumerate(slowed(at=14, nights=30)):
         records = [
