@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli.run import _history_of
+from bench.errors import StoreUnavailableError
 from bench.gate.chronicle import read_history
 from bench.gate.trends import CellState, History, Run, find_trends
 from bench.gate.values import HIGHER_IS_BETTER, Metric
@@ -181,6 +183,17 @@ def test_the_report_command_draws_the_runs_of_its_store(tmp_path: Path, monkeypa
     assert "Accepted levels may be missing here: results/baselines/bad.json is damaged" in text
     with open_store(create=False) as store:
         assert len(read_history(store, "vision").runs) == 18
+
+
+class GoneStore:
+    """A store whose server stopped."""
+
+    def runs(self, suite: str) -> list[object]:
+        raise StoreUnavailableError(f"no answer for {suite}")
+
+
+def test_a_run_whose_store_is_gone_has_a_report_without_trends():
+    assert _history_of(GoneStore(), "vision") is None
 
 
 @pytest.mark.parametrize("metric", list(Metric))
