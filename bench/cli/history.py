@@ -10,6 +10,7 @@ import typer
 from bench.collector import collector_paused
 from bench.errors import UsageError
 
+_FORMATS = ("table", "json", "csv")
 _WIDTH_OF_LOGS = 120
 
 
@@ -34,11 +35,12 @@ def history(
     from bench.gate.naming import parse_metrics, select_cells
     from bench.gate.trends import latest_runs
     from bench.store import open_store
-    from bench.tables.history import FORMATS, history_csv, history_json, history_text
+    from bench.tables.history import history_text
+    from bench.tables.history_files import history_csv, history_json
 
     metrics = None if metric is None else parse_metrics(metric)
-    if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}'. Known: {', '.join(FORMATS)}")
+    if form not in _FORMATS:
+        raise UsageError(f"unknown format '{form}'. Known: {', '.join(_FORMATS)}")
     with open_store(store, create=False) as opened:
         opened.check_suite(suite)
         found = read_history(opened, suite)

@@ -1,13 +1,9 @@
-"""A history -> texts for the terminal, JSON and CSV; knows no store and finds no change itself."""
+"""A history -> texts in readable units, for the terminal; knows no store and finds no change."""
 
-import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -27,10 +23,9 @@ from bench.gate.trends import (
 from bench.gate.values import QUALITY, Metric
 from bench.significance import ChangeKind
 from bench.tables import scale
-from bench.tables.verdicts import METRIC_UNITS, POINTS, changes_text
+from bench.tables.verdicts import METRIC_UNITS, changes_text
 
-FORMATS = ("table", "json", "csv")
-FORMAT_VERSION = 1
+_POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
 _REVISION = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{30}\b")
 _BARS = "▁▂▃▄▅▆▇█"
 _FLAT = "▄"
@@ -85,7 +80,7 @@ def shift_text(shift: Shift, series: Series, runs: Sequence[Run]) -> str:
 def _effect(shift: Shift, metric: Metric) -> str:
     if shift.before is None:
         return ""
-    if metric in POINTS:
+    if metric in _POINTS:
         return f" ({100 * (shift.after - shift.before):+.1f} pt)"
     if metric in QUALITY:
         return f" ({shift.after - shift.before:+.3f})"
@@ -287,117 +282,3 @@ def _levels_text(series: Iterable[Series]) -> str:
         for each in series
         if each.levels
     )
-
-
-def history_json(history: History, metrics: Sequence[Metric] | None = None) -> str:
-    """Return every series with full numbers in base units; a gap is null and has a reason.
-
-    Args:
-        history: The runs to give.
-        metrics: Those to give; None gives all.
-    """
-    runs = [
-        {"run_id": run.run_id, "started_at": run.started_at.isoformat()} for run in history.runs
-    ]
-    value = {
-        "format_version": FORMAT_VERSION,
-        "suite": history.suite,
-        "num_earlier_runs": history.num_earlier,
-        "num_earlier_changes": history.num_earlier_shifts,
-        "problems": list(history.problems),
-        "runs": runs,
-        "cells": [_cell_json(trend, history, metrics) for trend in history.cells],
-    }
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
-def _cell_json(
-    trend: CellTrend, history: History, metrics: Sequence[Metric] | None
-) -> dict[str, Any]:
-    return {
-        "cell": trend.name,
-        "other_conditions": [
-            {
-                "run_id": history.runs[begin.position].run_id,
-                "conditions": begin.conditions,
-                "changes": [asdict(change) for change in begin.changes],
-            }
-            for begin in trend.beginnings
-        ],
-        "series": [
-            _series_json(series, history.runs)
-            for series in trend.series
-            if metrics is None or series.metric in metrics
-        ],
-    }
-
-
-def _series_json(series: Series, runs: Sequence[Run]) -> dict[str, Any]:
-    return {
-        "metric": series.metric.value,
-        "conditions": series.conditions,
-        "newest": series.newest,
-        "level": series.levels[-1].value if series.levels else None,
-        "values": list(series.values),
-        "gaps": [gap or None for gap in series.gaps],
-        "changes": [
-            {
-                "kind": shift.kind.value,
-                "run_id": runs[shift.position].run_id,
-                "started_at": runs[shift.position].started_at.isoformat(),
-                "before": shift.before,
-                "after": shift.after,
-                "better": shift.better,
-                "reason": shift.reason,
-                "since_run_id": shift.since,
-                "changed": [asdict(change) for change in shift.changes],
-            }
-            for shift in series.shifts
-        ],
-    }
-
-
-_CSV = (
-    "suite", "cell", "metric", "conditions", "run_id", "started_at", "value", "gap", "change",
-    "before", "after", "better", "reason",
-)  # fmt: skip
-
-
-def history_csv(history: History, metrics: Sequence[Metric] | None = None) -> str:
-    """Return a line per run of every series, in base units, with the change that begins there.
-
-    Args:
-        history: The runs to give.
-        metrics: Those to give; None gives all.
-    """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_CSV)
-    for trend in history.cells:
-        for series in trend.series:
-            if metrics is None or series.metric in metrics:
-                writer.writerows(_csv_rows(series, history))
-    return file.getvalue()
-
-
-def _csv_rows(series: Series, history: History) -> list[list[Any]]:
-    shifts = {shift.position: shift for shift in series.shifts}
-    rows = []
-    for place, run in enumerate(history.runs):
-        shift = shifts.get(place)
-        change = [shift.kind.value, shift.before, shift.after, shift.better] if shift else [""] * 4
-        rows.append(
-            [
-                history.suite,
-                series.cell,
-                series.metric.value,
-                series.conditions,
-                run.run_id,
-                run.started_at.isoformat(),
-                series.values[place],
-                series.gaps[place],
-                *change,
-                shift.reason if shift else "",
-            ]
-        )
-    return rows

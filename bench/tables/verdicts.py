@@ -55,7 +55,7 @@ METRIC_UNITS: dict[Metric, tuple[str, _Value]] = {
     Metric.INFER_MEMORY: ("infer memory", lambda value: f"{scale.megabytes(value)} MiB"),
     Metric.HOST_MEMORY: ("host memory", lambda value: f"{scale.megabytes(value)} MiB"),
 }
-POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
+_POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
 
 
 def verdict_lines(night: Night) -> list[VerdictLine]:
@@ -85,7 +85,7 @@ def _effect(row: Row) -> str:
     if row.effect is None or row.low is None or row.high is None:
         return ""
     values = (row.effect, row.low, row.high)
-    if row.metric in POINTS:
+    if row.metric in _POINTS:
         effect, low, high = (f"{100 * each:+.1f}" for each in values)
         unit = " pt"
     elif row.metric is Metric.NLL:
@@ -102,7 +102,7 @@ def _detectable(row: Row) -> str:
         return ""
     if row.metric is Metric.NLL:
         return f"{row.detectable:.3f}"
-    return f"{100 * row.detectable:.1f}{' pt' if row.metric in POINTS else '%'}"
+    return f"{100 * row.detectable:.1f}{' pt' if row.metric in _POINTS else '%'}"
 
 
 def changes_text(changes: Sequence[Difference]) -> str:
