@@ -10,9 +10,6 @@ from bench.gate.records import Side
 from bench.gate.values import QUALITY, Measured, Metric, Verdicts
 from bench.record import Record
 
-Accepted = Mapping[tuple[str, Metric], Mapping[str, str]]
-"""Cell and metric -> scope of a run -> why its level is the reference from there on."""
-
 
 @dataclass(frozen=True)
 class AcceptedLevel:
