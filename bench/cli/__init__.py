@@ -20,6 +20,7 @@ def _add_commands() -> None:
         baseline,
         compare,
         doctor,
+        history,
         list_names,
         plan,
         report,
@@ -39,6 +40,7 @@ def _add_commands() -> None:
         ("show", "One record, whole.", show.show),
         ("explain", "Why the keys of two records differ.", show.explain),
         ("compare", "A run against a baseline: the nightly gate.", compare.compare),
+        ("history", "A suite from run to run: levels, steps.", history.history),
         ("doctor", "Check this machine and installation.", doctor.doctor),
         ("schema", "The JSON Schema of suite files.", schema.schema),
     ):

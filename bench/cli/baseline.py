@@ -1,8 +1,11 @@
 """``bench baseline``: a run kept as the reference of later nights, small enough to commit."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.gate.levels import AcceptedLevel
 
 _FEW_RUNS = 5
 
@@ -43,6 +46,46 @@ def save(
         )
 
 
+@app.command()
+def accept(
+    name: Annotated[str, typer.Argument(help="Of a baseline.")],
+    cell: Annotated[str, typer.Option(help="Cells of this name, glob or piece.")],
+    reason: Annotated[str, typer.Option(help="Why the new level is right; kept and shown.")],
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Columns, comma between; by default what regressed or improved."),
+    ] = None,
+    run: Annotated[
+        int | None, typer.Option(help="Run whose level it is; by default the newest.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
+) -> None:
+    """Make the level that a run showed the reference of some cells and metrics, with a reason.
+
+    Accuracy, macro-F1 and NLL are accepted together, as they are of the same predictions.
+    """
+    from bench.gate.acceptance import Wish, accept_levels
+    from bench.gate.files import baseline_path, load_baseline, save_baseline
+    from bench.gate.naming import parse_metrics
+    from bench.store import open_store
+
+    wish = Wish(cell, reason, None if metric is None else parse_metrics(metric), run)
+    kept = load_baseline(name)
+    with open_store(store, create=False) as opened:
+        accepted = accept_levels(kept, opened, wish)
+    path = save_baseline(accepted)
+    for level in accepted.accepted[len(kept.accepted) :]:
+        _print_level(level)
+    print(f"{path}: {baseline_path(name).stat().st_size / 1024:.0f} KiB, to be committed")
+
+
+def _print_level(level: "AcceptedLevel") -> None:
+    from bench.tables.history import level_text
+    from bench.tables.scale import printable
+
+    print(printable(f"accepted {level_text(level)}"))
+
+
 @app.command(name="list")
 def list_saved() -> None:
     """List the baselines, one a line."""
@@ -70,3 +113,5 @@ def show(name: Annotated[str, typer.Argument(help="Of a baseline.")]) -> None:
     for cell in side.cells:
         statuses = ", ".join(f"seed {seed.seed} {seed.status.value}" for seed in cell.seeds)
         print(printable(f"  {cell.cell}: {statuses}"))
+    for level in kept.accepted:
+        _print_level(level)

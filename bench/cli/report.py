@@ -17,6 +17,7 @@ def report(
     store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
 ) -> None:
     """Write <folder>/<suite>/index.html from what is stored; it opens without a network."""
+    from bench.gate.chronicle import FEW_RECORDS, read_history
     from bench.report import write_report
     from bench.store import open_store
 
@@ -25,5 +26,11 @@ def report(
             opened.check_suite(suite)
         for name in [suite] if suite is not None else opened.suites():
             command = f"bench run suites/{name}.yaml"
-            path = write_report(opened.summaries(name), output / name, suite=name, command=command)
+            path = write_report(
+                opened.summaries(name),
+                output / name,
+                suite=name,
+                command=command,
+                history=read_history(opened, name, most_records=FEW_RECORDS),
+            )
             print(path)

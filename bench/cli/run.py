@@ -15,6 +15,7 @@ from bench.errors import UsageError
 if TYPE_CHECKING:
     from bench.gate.baseline import Baseline
     from bench.gate.night import Candidate, Night
+    from bench.gate.trends import History
     from bench.spec import Cell
     from bench.store import Store
     from bench.summary import NumericsPlan, RecordSummary
@@ -84,9 +85,10 @@ def run(
         result = results[-1]
         records = _records_of(opened, result, planned)
         night = None if gate is None else gate.judge(opened, results)
+        history = _history_of(opened, loaded.name)
     _print_table(records)
     _print_ending(result)
-    _write_report(records, suite, loaded.name, report, night)
+    _write_report(records, suite, report / loaded.name, night, history)
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = 0 if night is None else night.verdicts.exit_code
@@ -247,18 +249,33 @@ def _print_table(records: "Sequence[RecordSummary]") -> None:
         print(terminal_text(rows, failures, width=width, colour=sys.stdout.isatty()))
 
 
+def _history_of(store: "Store", suite: str) -> "History | None":
+    """Return what the report shows of earlier runs; None where the store is gone."""
+    from bench.errors import StoreUnavailableError
+    from bench.gate.chronicle import FEW_RECORDS, read_history
+
+    try:
+        return read_history(store, suite, most_records=FEW_RECORDS)
+    except StoreUnavailableError:
+        return None  # Of which the table has told already.
+
+
 def _write_report(
     records: "Sequence[RecordSummary]",
     suite_file: Path,
-    suite: str,
     directory: Path,
     night: "Night | None",
+    history: "History | None",
 ) -> None:
+    """Write the page into a folder that is named as the suite is."""
     from bench.report import write_report
 
     if records:
         command = shlex.join(["bench", "run", str(suite_file)])
-        path = write_report(records, directory / suite, suite=suite, command=command, night=night)
+        name = directory.name
+        path = write_report(
+            records, directory, suite=name, command=command, night=night, history=history
+        )
         print(f"report: {path}")
 
 

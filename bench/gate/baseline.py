@@ -12,7 +12,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bench.errors import BaselineError, StoreError
+from bench.gate.levels import AcceptedLevel
 from bench.gate.past import PastRun
+from bench.gate.values import Metric
 from bench.record import SCHEMA_VERSION, PredictionSet, Record
 from bench.spec import Frozen
 from bench.store.versions import read_record
@@ -34,6 +36,7 @@ class Baseline:
         past: The runs up to that one under equal conditions, itself included, oldest first: they
             tell how much equal runs vary, where a store is empty too.
         num_runs: How many of the newest of these count as the reference of costs.
+        accepted: Levels that replace what was saved, in the order in which they were accepted.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Baseline:
     records: tuple[Record, ...]
     past: tuple[PastRun, ...] = ()
     num_runs: int = 1
+    accepted: tuple[AcceptedLevel, ...] = ()
 
 
 class _Split(Frozen):
@@ -65,6 +69,20 @@ class _Entry(Frozen):
     true_probability: str = ""
 
 
+class _Level(Frozen):
+    """An accepted level; its records are packed as those of the baseline."""
+
+    cell: str
+    metrics: tuple[Metric, ...]
+    reason: str
+    accepted_at: datetime
+    accepted_by: str
+    scope: str
+    run_id: int
+    values: dict[Metric, tuple[float, float]]
+    records: tuple[_Entry, ...]
+
+
 class _File(Frozen):
     format: Literal["bench-baseline"] = "bench-baseline"
     format_version: int = FORMAT_VERSION
@@ -80,6 +98,7 @@ class _File(Frozen):
     splits: tuple[_Split, ...]
     records: tuple[_Entry, ...]
     past: tuple[PastRun, ...] = ()
+    accepted: tuple[_Level, ...] = ()
 
 
 def dump_baseline(baseline: Baseline) -> str:
@@ -90,15 +109,18 @@ def dump_baseline(baseline: Baseline) -> str:
     shared: dict[str, int] = {}
     splits: dict[tuple[bytes, bytes], int] = {}
     entries = [_entry(record, shared, splits) for record in baseline.records]
-    firsts = _first_of_splits(baseline.records, splits)
+    accepted = [_level(level, shared, splits) for level in baseline.accepted]
+    later = [record for level in baseline.accepted for record in level.records]
+    firsts = _first_of_splits([*baseline.records, *later], splits)
     file = _File(
         **{name: getattr(baseline, name) for name in _HEAD},
         shared=tuple(json.loads(text) for text in shared),
         splits=firsts,
         records=tuple(entries),
         past=baseline.past,
+        accepted=tuple(accepted),
     ).model_dump(mode="json")
-    lists = {name: file.pop(name) for name in ("shared", "splits", "records", "past")}
+    lists = {name: file.pop(name) for name in ("shared", "splits", "records", "past", "accepted")}
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in file.items()]
     for name, items in lists.items():
         body = ",\n  ".join(json.dumps(item, separators=(",", ":")) for item in items)
@@ -107,6 +129,9 @@ def dump_baseline(baseline: Baseline) -> str:
 
 
 _HEAD = ("name", "suite", "saved_at", "bench_version", "run_id", "note", "num_runs")
+_HEAD_OF_LEVEL = (
+    "cell", "metrics", "reason", "accepted_at", "accepted_by", "scope", "run_id", "values",
+)  # fmt: skip
 
 
 def _entry(
@@ -128,6 +153,13 @@ def _entry(
     split = splits.setdefault((test[0].ids, test[0].labels), len(splits))
     packed = _pack(test[0].predicted), _pack(test[0].true_probability)
     return _Entry(record=value, split=split, predicted=packed[0], true_probability=packed[1])
+
+
+def _level(
+    level: AcceptedLevel, shared: dict[str, int], splits: dict[tuple[bytes, bytes], int]
+) -> _Level:
+    entries = tuple(_entry(record, shared, splits) for record in level.records)
+    return _Level(**{name: getattr(level, name) for name in _HEAD_OF_LEVEL}, records=entries)
 
 
 def _first_of_splits(
@@ -165,6 +197,7 @@ def parse_baseline(text: str, where: str) -> Baseline:
             **{name: getattr(file, name) for name in _HEAD},
             records=tuple(_record(entry, file) for entry in file.records),
             past=file.past,
+            accepted=tuple(_accepted(level, file) for level in file.accepted),
         )
     except (ValueError, IndexError, KeyError, TypeError, zlib.error, binascii.Error) as error:
         raise BaselineError(
@@ -213,6 +246,11 @@ def _record(entry: _Entry, file: _File) -> Record:
     )
     _check_lengths(kept)
     return record.model_copy(update={"predictions": (kept,)})
+
+
+def _accepted(level: _Level, file: _File) -> AcceptedLevel:
+    records = tuple(_record(entry, file) for entry in level.records)
+    return AcceptedLevel(**{name: getattr(level, name) for name in _HEAD_OF_LEVEL}, records=records)
 
 
 def _check_lengths(kept: PredictionSet) -> None:

@@ -9,6 +9,7 @@ from bench.errors import BaselineError, UsageError
 from bench.gate.baseline import Baseline
 from bench.gate.earlier import earlier_runs
 from bench.gate.files import FOLDER, baseline_names, load_baseline
+from bench.gate.levels import accepted_runs, apply_levels, tell_levels
 from bench.gate.past import (
     PastRun,
     add_runs,
@@ -155,18 +156,26 @@ def compare_night(baseline: Baseline, candidate: Candidate, settings: GateSettin
     """
     names = label_records(baseline.records)
     labels = label_records(candidate.records, names)
-    before = read_run(baseline.records, names, title=f"baseline {baseline.name}")
+    before = read_run(baseline.records, names, title=_title(baseline))
     after = read_run(candidate.records, labels, title=candidate.title, now=candidate.now)
     reference = conditions_by_name(baseline.records, names)
     shared = baseline.past[-baseline.num_runs : -1] if baseline.num_runs > 1 else ()
-    before = _pooled(before, reference, shared)
+    before = apply_levels(_pooled(before, reference, shared), baseline.accepted)
     after = _pooled(after, conditions_by_name(candidate.records, labels), candidate.repeats[:-1])
     own = {run.scope for run in candidate.repeats}
     past = [run for run in merge_past(baseline.past, candidate.past) if run.scope not in own]
-    history = value_history(past, reference, tonight=candidate.repeats)
-    verdicts = judge(before.cells, after.cells, settings, history)
+    cuts = accepted_runs(baseline.accepted)
+    history = value_history(past, reference, tonight=candidate.repeats, accepted=cuts)
+    judged = judge(before.cells, after.cells, settings, history)
+    verdicts = tell_levels(judged, baseline.accepted)
     changes = tuple(differences(_versions(before.cells), _versions(after.cells)))
     return Night(before, after, settings, verdicts, changes)
+
+
+def _title(baseline: Baseline) -> str:
+    count = len(baseline.accepted)
+    since = f" with {count} {'level' if count == 1 else 'levels'} accepted since" if count else ""
+    return f"baseline {baseline.name}{since}"
 
 
 def _pooled(side: Side, reference: Mapping[str, str], runs: Sequence[PastRun]) -> Side:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 
 from bench.digests import digest_value
 from bench.gate.reading import describe_numerics
 from bench.gate.records import identify
 from bench.gate.values import Cost, History, Measured, Metric
-from bench.significance import find_changes, levels
+from bench.significance import ShiftSettings, find_changes, levels
 from bench.spec import Frozen
 from bench.summary import Memory, RecordSummary, ScoreSummary, SpeedSummary, Status
 
@@ -185,41 +186,48 @@ def merge_past(*several: Iterable[PastRun]) -> tuple[PastRun, ...]:
 
 
 def value_history(
-    past: Sequence[PastRun], reference: Mapping[str, str], tonight: Sequence[PastRun] = ()
+    past: Sequence[PastRun],
+    reference: Mapping[str, str],
+    tonight: Sequence[PastRun] = (),
+    accepted: Mapping[tuple[str, Metric], Mapping[str, str]] = MappingProxyType({}),
 ) -> History:
     """Return the values of equal cells on equal machines, by level; see `History`.
 
-    Steps cut a series into levels. So does its end, where it has gone off: a regression that nobody
-    has mended yet must not pass for noise and excuse itself.
+    Steps and accepted levels cut a series into levels. So does its end, where it has gone off: a
+    regression that nobody has mended yet must not pass for noise and excuse itself.
 
     Args:
         past: Earlier runs, oldest first.
         reference: Name of a cell -> the `conditions` that count as equal.
         tonight: Runs that are judged, if several repeat the suite: a level of their own.
+        accepted: Cell and metric -> scope of a run -> why a new level begins with it.
     """
     found: dict[tuple[str, Metric], list[Sequence[float]]] = defaultdict(list)
-    for name, values in _series(past, reference).items():
-        found[name] += _levels(values)
-    for name, values in _series(tonight, reference).items():
-        found[name].append(values)
+    for name, series in _series(past, reference).items():
+        reasons = accepted.get(name, {})
+        cuts = {place: reasons[scope] for place, scope in enumerate(series) if scope in reasons}
+        found[name] += _levels([*series.values()], ShiftSettings(accepted=cuts))
+    for name, series in _series(tonight, reference).items():
+        found[name].append([*series.values()])
     return dict(found)
 
 
 def _series(
     runs: Iterable[PastRun], reference: Mapping[str, str]
-) -> dict[tuple[str, Metric], list[float]]:
-    series: dict[tuple[str, Metric], list[float]] = defaultdict(list)
+) -> dict[tuple[str, Metric], dict[str, float]]:
+    """Return cell and metric -> scope of each run -> its value."""
+    series: dict[tuple[str, Metric], dict[str, float]] = defaultdict(dict)
     for run in runs:
         for name, cell in run.cells.items():
             if cell.conditions == reference.get(name):
                 for metric, value in cell.values.items():
-                    series[name, metric].append(value)
+                    series[name, metric][run.scope] = value
     return series
 
 
-def _levels(values: Sequence[float]) -> list[Sequence[float]]:
-    *settled, last = levels(values, find_changes(values))
-    return [*settled, *_cut_end(last)]
+def _levels(values: Sequence[float], settings: ShiftSettings) -> list[Sequence[float]]:
+    *settled, last = levels(values, find_changes(values, settings))
+    return [*filter(None, settled), *_cut_end(last)]
 
 
 def _cut_end(values: Sequence[float]) -> tuple[Sequence[float], ...]:

@@ -38,7 +38,7 @@ def read_cell(name: str, records: Sequence[Record]) -> Measured:
         numerics=describe_numerics(effective),
         effective_batch=max(batches, default=None),
         costs=_costs(ok),
-        versions=_versions(environments),
+        versions=describe_versions(environments),
     )
 
 
@@ -77,7 +77,8 @@ def _text(plan: NumericsPlan) -> str:
     return f"{plan.precision}, {plan.memory_format}{folded}, {kind}, {plan.num_threads} threads"
 
 
-def _versions(environments: Sequence[Environment]) -> dict[str, str]:
+def describe_versions(environments: Sequence[Environment]) -> dict[str, str]:
+    """Return package, driver, host, git revision … -> version; several of seeds are all named."""
     names = dict.fromkeys(name for each in environments for name in each.packages)
     packages = {
         name: _joined(each.packages[name] for each in environments if name in each.packages)

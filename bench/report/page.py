@@ -12,7 +12,8 @@ from typing import Any
 from bench.errors import UsageError
 from bench.gate import Verdict
 from bench.gate.night import Night
-from bench.report import charts
+from bench.gate.trends import History
+from bench.report import charts, trends
 from bench.report.axes import Axis, linear_axis, robust_floor
 from bench.report.columns import COLUMNS
 from bench.report.findings import (
@@ -26,6 +27,7 @@ from bench.report.findings import (
     winners,
 )
 from bench.report.lines import TableRow, table_lines
+from bench.report.trends import trend_section
 from bench.summary import RecordSummary, Status
 from bench.tables import scale
 from bench.tables.labels import label_cells
@@ -84,6 +86,7 @@ def write_report(
     command: str,
     notes: Sequence[str] = (),
     night: Night | None = None,
+    history: History | None = None,
 ) -> Path:
     """Write ``index.html``: one file that needs no network, no other file and no script to be read.
 
@@ -96,6 +99,7 @@ def write_report(
         command: What measures this again.
         notes: More sentences a reader should know.
         night: The comparison with a baseline, where there was one.
+        history: Of the suite; shown where it has two runs or more.
 
     Returns:
         The file.
@@ -105,7 +109,9 @@ def write_report(
     """
     if not records:
         raise UsageError(f"suite '{suite}' has no records to report. Run: {command}")
-    page = render_page(records, suite=suite, command=command, notes=notes, night=night)
+    page = render_page(
+        records, suite=suite, command=command, notes=notes, night=night, history=history
+    )
     path = directory / "index.html"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -124,6 +130,7 @@ def render_page(
     command: str,
     notes: Sequence[str] = (),
     night: Night | None = None,
+    history: History | None = None,
 ) -> str:
     """Return the page's HTML; see `write_report`."""
     # jinja2 costs a tenth of a second that a finished suite need not pay.
@@ -136,6 +143,8 @@ def render_page(
     )  # fmt: skip
     environment.globals |= {"scale": scale, "charts": charts, "accuracy_text": accuracy_text}
     context = _context(records, list(notes)) | {"gate": _gate(night)}
+    context["trends"] = None if history is None else trend_section(history)
+    environment.globals["trend_size"] = trends
     return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
 
 

@@ -44,7 +44,7 @@ class VerdictLine:
 
 
 _Value = Callable[[float], str]
-_UNITS: dict[Metric, tuple[str, _Value]] = {
+METRIC_UNITS: dict[Metric, tuple[str, _Value]] = {
     Metric.ACCURACY: ("accuracy", lambda value: f"{scale.percent(value)}%"),
     Metric.MACRO_F1: ("macro-F1", lambda value: f"{scale.percent(value)}%"),
     Metric.NLL: ("NLL", lambda value: f"{value:.3f}"),
@@ -65,7 +65,7 @@ def verdict_lines(night: Night) -> list[VerdictLine]:
 
 
 def _line(row: Row, night: Night) -> VerdictLine:
-    name, value = _UNITS[row.metric] if row.metric else ("cell", str)
+    name, value = METRIC_UNITS[row.metric] if row.metric else ("cell", str)
     known = row.baseline is not None and row.candidate is not None
     return VerdictLine(
         verdict=row.verdict,

@@ -207,6 +207,7 @@ def test_a_night_is_measured_anew_and_judged_by_a_baseline(desk: Desk):
     folder = desk.folder / "report" / "faulty"
     assert "measured in this run" in (folder / "gate.json").read_text()
     assert {path.name for path in folder.glob("gate.*")} == {"gate.md", "gate.json", "gate.xml"}
+    assert 'id="trends"' in (folder / "index.html").read_text()
 
     desk.write_suite("linear_probe", name="other")
     other = desk.bench("run", "other.yaml", "--against", "main")
