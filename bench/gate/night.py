@@ -11,6 +11,7 @@ from bench.gate.earlier import earlier_runs
 from bench.gate.files import FOLDER, baseline_names, load_baseline
 from bench.gate.levels import accepted_runs, apply_levels, tell_levels
 from bench.gate.past import (
+    Cuts,
     PastRun,
     add_runs,
     conditions_by_name,
@@ -164,8 +165,9 @@ def compare_night(baseline: Baseline, candidate: Candidate, settings: GateSettin
     after = _pooled(after, conditions_by_name(candidate.records, labels), candidate.repeats[:-1])
     own = {run.scope for run in candidate.repeats}
     past = [run for run in merge_past(baseline.past, candidate.past) if run.scope not in own]
-    cuts = accepted_runs(baseline.accepted)
-    history = value_history(past, reference, tonight=candidate.repeats, accepted=cuts)
+    chosen = baseline.past[-1].scope if baseline.past else ""
+    cuts = Cuts(chosen, accepted_runs(baseline.accepted))
+    history = value_history(past, reference, tonight=candidate.repeats, cuts=cuts)
     judged = judge(before.cells, after.cells, settings, history)
     verdicts = tell_levels(judged, baseline.accepted)
     changes = tuple(differences(_versions(before.cells), _versions(after.cells)))

@@ -7,21 +7,22 @@ empty still knows how much equal runs vary.
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import chain
-from types import MappingProxyType
+from itertools import chain, pairwise
 
 from bench.digests import digest_value
 from bench.gate.reading import describe_numerics
 from bench.gate.records import identify
 from bench.gate.values import Cost, History, Measured, Metric
-from bench.significance import ShiftSettings, find_changes, levels
+from bench.significance import ShiftSettings, find_changes
 from bench.spec import Frozen
 from bench.summary import Memory, RecordSummary, ScoreSummary, SpeedSummary, Status
 
-_FEW = 4
-"""Values that a level needs before later ones can be said to have left it."""
+_MARGINS = {2: 5.0, 3: 1.5, 4: 0.8}
+_LEAST_MARGIN = 0.5
+"""Number of values -> how far beyond their range, in ranges, the next one of a normal distribution
+lies once in ten times: Student's quantile over the mean ratio of range to standard deviation."""
 
 
 class PastCell(Frozen):
@@ -185,28 +186,46 @@ def merge_past(*several: Iterable[PastRun]) -> tuple[PastRun, ...]:
     return tuple(sorted(found.values(), key=lambda run: (run.started_at, run.run_id)))
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Where it is known that a level may end.
+
+    Attributes:
+        reference: Scope of the run that is the baseline: what came later counts apart from what was
+            there when it was chosen. Empty where there is none.
+        accepted: Cell and metric -> scope of a run -> why a new level begins with it.
+    """
+
+    reference: str = ""
+    accepted: Mapping[tuple[str, Metric], Mapping[str, str]] = field(default_factory=dict)
+
+
 def value_history(
     past: Sequence[PastRun],
     reference: Mapping[str, str],
     tonight: Sequence[PastRun] = (),
-    accepted: Mapping[tuple[str, Metric], Mapping[str, str]] = MappingProxyType({}),
+    cuts: Cuts | None = None,
 ) -> History:
     """Return the values of equal cells on equal machines, by level; see `History`.
 
-    Steps and accepted levels cut a series into levels. So does its end, where it has gone off: a
-    regression that nobody has mended yet must not pass for noise and excuse itself.
+    Steps, accepted levels and the choice of a baseline cut a series into levels. So does its end,
+    where it has gone off: a regression that nobody has mended yet must not pass for noise and
+    excuse itself.
 
     Args:
         past: Earlier runs, oldest first.
         reference: Name of a cell -> the `conditions` that count as equal.
         tonight: Runs that are judged, if several repeat the suite: a level of their own.
-        accepted: Cell and metric -> scope of a run -> why a new level begins with it.
+        cuts: Known ones.
     """
+    cuts = cuts or Cuts()
     found: dict[tuple[str, Metric], list[Sequence[float]]] = defaultdict(list)
     for name, series in _series(past, reference).items():
-        reasons = accepted.get(name, {})
-        cuts = {place: reasons[scope] for place, scope in enumerate(series) if scope in reasons}
-        found[name] += _levels([*series.values()], ShiftSettings(accepted=cuts))
+        reasons = cuts.accepted.get(name, {})
+        scopes = [*series]
+        accepted = {place: reasons[scope] for place, scope in enumerate(scopes) if scope in reasons}
+        chosen = scopes.index(cuts.reference) + 1 if cuts.reference in series else 0
+        found[name] += _levels([*series.values()], accepted, chosen)
     for name, series in _series(tonight, reference).items():
         found[name].append([*series.values()])
     return dict(found)
@@ -225,24 +244,29 @@ def _series(
     return series
 
 
-def _levels(values: Sequence[float], settings: ShiftSettings) -> list[Sequence[float]]:
-    *settled, last = levels(values, find_changes(values, settings))
-    return [*filter(None, settled), *_cut_end(last)]
+def _levels(
+    values: Sequence[float], accepted: Mapping[int, str], chosen: int
+) -> list[Sequence[float]]:
+    changes = find_changes(values, ShiftSettings(accepted=accepted))
+    places = {0, chosen, len(values), *(change.position for change in changes)}
+    last = max(change.position for change in changes) if changes else 0
+    places.add(last + _end_of_level(values[last:]))
+    return [values[start:end] for start, end in pairwise(sorted(places)) if end > start]
 
 
-def _cut_end(values: Sequence[float]) -> tuple[Sequence[float], ...]:
-    """Return a level, and apart from it the values at its end that have left it for good so far.
+def _end_of_level(values: Sequence[float]) -> int:
+    """Return how many values a level has before those at its end that have left it for good so far.
 
-    That is where all of them lie to one side of every earlier value, by more than half of the range
-    of these.
+    That is where all of them lie to one side of every earlier value, farther away than one more
+    value of the level would be but once in ten times, given the range of the earlier ones.
     """
-    for start in range(_FEW, len(values)):
+    for start in range(2, len(values)):
         early, late = values[:start], values[start:]
         low, high = min(early), max(early)
-        margin = (high - low) / 2
+        margin = (high - low) * _MARGINS.get(start, _LEAST_MARGIN)
         if min(late) > high + margin or max(late) < low - margin:
-            return early, late
-    return (values,)
+            return start
+    return len(values)
 
 
 def add_runs(cell: Measured, condition: str, runs: Iterable[PastRun]) -> Measured:

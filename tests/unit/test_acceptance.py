@@ -8,7 +8,7 @@ import pytest
 from bench.gate.chronicle import read_history
 from bench.gate.files import load_baseline, save_baseline
 from bench.gate.levels import accepted_runs, add_levels
-from bench.gate.past import PastCell, PastRun, value_history
+from bench.gate.past import Cuts, PastCell, PastRun, value_history
 from bench.gate.values import Metric
 from bench.record import Record, Status
 from bench.significance import ChangeKind
@@ -265,12 +265,13 @@ def test_an_accepted_level_cuts_the_history_that_noise_is_read_from():
         cell = PastCell(conditions="c", values={Metric.INFER_RATE: value})
         return PastRun(scope=f"s{number}", run_id=number, started_at=START, cells={"cell": cell})
 
-    past = [run(number, 0.1 if number < 3 else 0.2) for number in range(6)]
+    values = [0.10, 0.12, 0.11, 0.13, 0.12, 0.13]
+    past = [run(number, value) for number, value in enumerate(values)]
     name = ("cell", Metric.INFER_RATE)
     whole = value_history(past, {"cell": "c"})[name]
     assert [len(level) for level in whole] == [6]
-    cut = value_history(past, {"cell": "c"}, accepted={name: {"s3": "faster"}})[name]
-    assert [list(level) for level in cut] == [[0.1] * 3, [0.2] * 3]
-    first = value_history(past, {"cell": "c"}, accepted={name: {"s0": "first"}})[name]
+    cut = value_history(past, {"cell": "c"}, cuts=Cuts(accepted={name: {"s3": "faster"}}))[name]
+    assert [list(level) for level in cut] == [values[:3], values[3:]]
+    first = value_history(past, {"cell": "c"}, cuts=Cuts(accepted={name: {"s0": "first"}}))[name]
     assert [len(level) for level in first] == [6]
     assert accepted_runs(()) == {}

@@ -319,6 +319,15 @@ def test_a_regression_is_as_red_the_night_after(bench: Ran):
         assert infer_verdicts(Path("night.json")) == {"regressed"}
 
 
+@pytest.mark.parametrize("accuracy", [0.8, 0.85])
+def test_worse_predictions_are_as_red_the_nights_after_however_few_runs_there_are(
+    saved: Ran, accuracy: float
+):
+    for _ in range(4):
+        add_run(night(accuracy))
+        assert saved("compare", "main")[0] == 1
+
+
 def test_several_runs_on_each_side_count_when_asked_for(bench: Ran):
     """Runs vary by 5%: one against one says nothing of 12%, ten against ten do."""
     noise = [0.95, 1.05, 1.0, 1.04, 0.96, 1.05, 0.95, 1.03, 0.97, 1.0]

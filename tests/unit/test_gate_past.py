@@ -7,6 +7,7 @@ import pytest
 
 from bench.gate import Metric
 from bench.gate.past import (
+    Cuts,
     PastCell,
     PastRun,
     add_runs,
@@ -129,7 +130,7 @@ def test_other_conditions_are_another_series(change):
 
 def test_only_values_under_equal_conditions_are_history():
     runs = [past(1.0, 0), past(9.0, 1, "other"), past(1.1, 2)]
-    assert value_history(runs, {"cell": "same"}) == {NAME: [(1.0, 1.1)]}
+    assert value_history(runs, {"cell": "same"}) == {NAME: [[1.0, 1.1]]}
     assert value_history(runs, {}) == {}
 
 
@@ -156,8 +157,33 @@ def test_an_outlier_that_came_back_is_noise():
     assert level_sizes([1.0, 1.02, 0.99, 1.01, 1.2, 1.0]) == [6]
 
 
-def test_three_values_are_too_few_to_be_left():
-    assert level_sizes([1.0, 1.01, 0.99, 1.5]) == [4]
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [
+        ([1.0, 1.01, 1.04], [3]),
+        ([1.0, 1.01, 1.10], [2, 1]),
+        ([1.0, 1.01, 0.99, 1.03], [4]),
+        ([1.0, 1.01, 0.99, 1.05], [3, 1]),
+        ([0.9, 0.9, 0.89], [2, 1]),
+        ([1.0, 1.25], [2]),
+    ],
+)
+def test_the_fewer_values_the_farther_off_the_end_must_be(values, sizes):
+    assert level_sizes(values) == sizes
+
+
+def test_what_came_after_the_baseline_counts_apart():
+    """One night after it, a regression would else be all the noise that is known."""
+    runs = series([1.0, 1.25, 1.26])
+    found = value_history(runs, {"cell": "same"}, cuts=Cuts(reference=runs[0].scope))
+    assert [tuple(level) for level in found[NAME]] == [(1.0,), (1.25, 1.26)]
+
+
+def test_an_accepted_level_begins_anew():
+    runs = series([1.0, 1.01, 1.03, 1.02])
+    cuts = Cuts(accepted={NAME: {runs[2].scope: "a new kernel"}})
+    found = value_history(runs, {"cell": "same"}, cuts=cuts)
+    assert [tuple(level) for level in found[NAME]] == [(1.0, 1.01), (1.03, 1.02)]
 
 
 def test_the_same_run_of_two_sources_counts_once_and_runs_are_in_order():
