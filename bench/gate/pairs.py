@@ -194,10 +194,12 @@ def _content_changes(seeds: _Seeds) -> tuple[Difference, ...]:
 
 
 def _changes(old: Measured, new: Measured, seeds: _Seeds) -> tuple[Difference, ...]:
+    # A cell that failed before there was a plan has not changed its plan.
+    planned = old.numerics and new.numerics
     return (
         *_content_changes(seeds),
         *differences(old.versions, new.versions),
-        *differences(old.numerics, new.numerics, "numerics: "),
+        *(differences(old.numerics, new.numerics, "numerics: ") if planned else ()),
         *_asked_changes(seeds),
     )
 

@@ -225,6 +225,10 @@ def test_a_failed_seed_fails_the_cell_with_its_message():
     assert row.verdict is Verdict.FAILED
     assert row.reasons == ("seed 1 is oom: needs 3 GB",)
     assert result.exit_code == 3
+    early = replace(after[0], numerics={})
+    early = with_seed(early, 1, key=None, key_parts={})
+    # What a cell did not come to is no change that could have made it fail.
+    assert alone(judge(before, [early], QUICK)).changes == ()
     assert judge(after, after, QUICK).exit_code == 3
 
 
