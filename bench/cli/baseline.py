@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+_FEW_RUNS = 5
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -18,17 +20,27 @@ def save(
     allow_failed: Annotated[
         bool, typer.Option("--allow-failed", help="Also keep a run that is incomplete.")
     ] = False,
+    runs: Annotated[
+        int, typer.Option(min=1, help="So many of the newest runs make speed and memory.")
+    ] = 1,
 ) -> None:
-    """Keep the latest run of a suite as a baseline."""
-    from bench.gate.files import baseline_path, save_baseline, take_baseline
+    """Keep the latest run of a suite as a baseline, with what earlier ones tell of the noise."""
+    from bench.gate.files import Wishes, baseline_path, save_baseline, take_baseline
     from bench.store import open_store
 
     baseline_path(name)
     with open_store(store, create=False) as opened:
-        taken = take_baseline(opened, suite or name, name, note=note, allow_failed=allow_failed)
+        wishes = Wishes(note=note, allow_failed=allow_failed, num_runs=runs)
+        taken = take_baseline(opened, suite or name, name, wishes)
     path = save_baseline(taken)
     count = len(taken.records)
     print(f"{path}: {count} records of run {taken.run_id}, {path.stat().st_size / 1024:.0f} KiB")
+    if len(taken.past) < _FEW_RUNS:
+        few = "1 run tells" if len(taken.past) == 1 else f"{len(taken.past)} runs tell"
+        print(
+            f"{few} little of how much speed and memory vary here, so only large changes of them "
+            f"will be found. Before saving: bench run SUITE --repeat {_FEW_RUNS}"
+        )
 
 
 @app.command(name="list")

@@ -40,6 +40,9 @@ def compare(
         Path | None, typer.Option(help="Folder that gets <suite>/index.html with the verdicts.")
     ] = None,
     store: Annotated[str | None, typer.Option(help="Database: file name or URL.")] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="So many of the newest runs make speed and memory.")
+    ] = 1,
 ) -> None:
     """Compare a run with a baseline.
 
@@ -51,7 +54,7 @@ def compare(
 
     settings = gate_settings(min_effect, alpha)
     kept = load_baseline(baseline)
-    found = find_candidate(kept, candidate, store)
+    found = find_candidate(kept, candidate, store, num_runs=runs)
     night = compare_night(kept, found, settings)
     if markdown != "-":
         print_night(night, every=every)

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,10 @@ def run(
         "report"
     ),
     new: Annotated[bool, typer.Option("--new", help="Start a new run, measure all again.")] = False,
+    repeat: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure all so many times, each a new run: shows the noise."),
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="Baseline to judge a new run by; see bench compare.")
     ] = None,
@@ -69,20 +74,21 @@ def run(
         surveys = survey_cells(cells, records=opened.summaries(loaded.name))
         _stop_if_missing(surveys)
         options = SweepOptions(
-            new=new or gate is not None,
+            new=new or gate is not None or repeat is not None,
             limits=loaded.limits,
             project_dir=str(suite.resolve().parent),
         )
-        result = _sweep(surveys, opened, options, jobs)
+        results = _sweep_repeatedly(surveys, opened, options, jobs, repeat or 1)
+        result = results[-1]
         records = _records_of(opened, result, planned)
-        night = None if gate is None else gate.judge(opened, result)
+        night = None if gate is None else gate.judge(opened, results)
     _print_table(records)
     _print_ending(result)
     _write_report(records, suite, loaded.name, report, night)
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = 0 if night is None else night.verdicts.exit_code
-    if code != 1 and not result.complete:
+    if code != 1 and not all(each.complete for each in results):
         code = EXIT_INCOMPLETE
     if code:
         raise typer.Exit(code)
@@ -100,12 +106,13 @@ class _Gate:
         self._baseline = load_baseline(name)
         check_suite(self._baseline, suite)
 
-    def judge(self, store: "Store", result: "SweepResult") -> "Night":
-        """Return the verdicts on the run that was just measured."""
+    def judge(self, store: "Store", results: "Sequence[SweepResult]") -> "Night":
+        """Return the verdicts on the last run that was just measured; all count for its costs."""
         from bench.gate.night import compare_night, read_candidate
 
-        now = frozenset(record.request_key for record in result.records)
-        candidate = read_candidate(store, result.run.id, now)
+        now = frozenset(record.request_key for record in results[-1].records)
+        runs = [result.run.id for result in results]
+        candidate = read_candidate(store, self._baseline, runs, now)
         return compare_night(self._baseline, candidate, self._settings)
 
 
@@ -156,6 +163,25 @@ def _sweep(
         watch(Console(stderr=True), jobs=local.jobs, estimates=estimates) as observer,
     ):
         return run_sweep(cells, store=store, executor=local, options=options, observer=observer)
+
+
+def _sweep_repeatedly(
+    surveys: "Sequence[CellSurvey]",
+    store: "Store",
+    options: "SweepOptions",
+    jobs: int | None,
+    repeat: int,
+) -> "Sequence[SweepResult]":
+    """Sweep so many times, until one is stopped; at least one result."""
+    results: list[SweepResult] = []
+    for turn in range(repeat):
+        if repeat > 1:
+            options = replace(options, note=f"repeat {turn + 1} of {repeat}")
+            print(f"repeat {turn + 1} of {repeat}", file=sys.stderr)
+        results.append(_sweep(surveys, store, options, jobs))
+        if results[-1].stopped_by is not None:
+            break
+    return results
 
 
 def _records_of(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bench.errors import BaselineError, StoreError
+from bench.gate.past import PastRun
 from bench.record import SCHEMA_VERSION, PredictionSet, Record
 from bench.spec import Frozen
 from bench.store.versions import read_record
@@ -30,6 +31,9 @@ class Baseline:
     Attributes:
         run_id: Of the run it was saved from.
         records: With predictions on the test split (top-1), without what no comparison reads.
+        past: The runs up to that one under equal conditions, itself included, oldest first: they
+            tell how much equal runs vary, where a store is empty too.
+        num_runs: How many of the newest of these count as the reference of costs.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Baseline:
     run_id: int
     note: str
     records: tuple[Record, ...]
+    past: tuple[PastRun, ...] = ()
+    num_runs: int = 1
 
 
 class _Split(Frozen):
@@ -69,13 +75,15 @@ class _File(Frozen):
     record_version: int = SCHEMA_VERSION
     run_id: int
     note: str = ""
+    num_runs: int = 1
     shared: tuple[dict[str, Any], ...]
     splits: tuple[_Split, ...]
     records: tuple[_Entry, ...]
+    past: tuple[PastRun, ...] = ()
 
 
 def dump_baseline(baseline: Baseline) -> str:
-    """Return the JSON text of a baseline: one line per record, so that git can show what changed.
+    """Return the JSON text of a baseline: a line per record or run, so that git shows what changed.
 
     Parts that recur, and the ids of a split, are written once.
     """
@@ -88,8 +96,9 @@ def dump_baseline(baseline: Baseline) -> str:
         shared=tuple(json.loads(text) for text in shared),
         splits=firsts,
         records=tuple(entries),
+        past=baseline.past,
     ).model_dump(mode="json")
-    lists = {name: file.pop(name) for name in ("shared", "splits", "records")}
+    lists = {name: file.pop(name) for name in ("shared", "splits", "records", "past")}
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in file.items()]
     for name, items in lists.items():
         body = ",\n  ".join(json.dumps(item, separators=(",", ":")) for item in items)
@@ -97,7 +106,7 @@ def dump_baseline(baseline: Baseline) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-_HEAD = ("name", "suite", "saved_at", "bench_version", "run_id", "note")
+_HEAD = ("name", "suite", "saved_at", "bench_version", "run_id", "note", "num_runs")
 
 
 def _entry(
@@ -155,6 +164,7 @@ def parse_baseline(text: str, where: str) -> Baseline:
         return Baseline(
             **{name: getattr(file, name) for name in _HEAD},
             records=tuple(_record(entry, file) for entry in file.records),
+            past=file.past,
         )
     except (ValueError, IndexError, KeyError, TypeError, zlib.error, binascii.Error) as error:
         raise BaselineError(

@@ -2,12 +2,21 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from bench.gate.pairs import Pair
-from bench.gate.values import FAMILIES, Cost, GateSettings, History, Metric, Row, Verdict
+from bench.gate.values import (
+    FAMILIES,
+    Cost,
+    GateSettings,
+    History,
+    Measured,
+    Metric,
+    Row,
+    Verdict,
+)
 from bench.significance import Noise, RatioEffect, between_run_noise, pool_noise, ratio_effect
 
 _RATES = frozenset({Metric.TRAIN_RATE, Metric.INFER_RATE})
@@ -62,12 +71,32 @@ def _settle(pair: Pair, metric: Metric, old: Cost | None, new: Cost | None) -> R
     if old is None or new is None:
         return None
     reason = _obstacle(old, new)
-    if not reason:
-        return None
-    return Row(name, metric, Verdict.NOT_COMPARABLE, reasons=(reason,), changes=changes)
+    if reason:
+        return Row(name, metric, Verdict.NOT_COMPARABLE, reasons=(reason,), changes=changes)
+    reason = _disturbance(old, new)
+    if reason:
+        return Row(
+            cell=name,
+            metric=metric,
+            verdict=Verdict.INCONCLUSIVE,
+            baseline=_value(metric, old),
+            candidate=_value(metric, new),
+            reasons=(reason,),
+            changes=changes,
+        )
+    return None
+
+
+def _disturbance(old: Cost, new: Cost) -> str:
+    sides = [side for side, cost in (("baseline", old), ("candidate", new)) if cost.disturbed]
+    if not sides:
+        return ""
+    return f"the {' and the '.join(sides)} ran on a busy machine, so its speed is not the model's"
 
 
 def _obstacle(old: Cost, new: Cost) -> str:
+    if old.counted != new.counted:
+        return "one side has bytes that the device counted, the other resident bytes"
     if old.batch_size != new.batch_size:
         return f"they were measured at batch sizes {old.batch_size} and {new.batch_size}"
     for side, cost in (("baseline", old), ("candidate", new)):
@@ -78,9 +107,8 @@ def _obstacle(old: Cost, new: Cost) -> str:
 
 
 def _change(metric: Metric, old: Cost, new: Cost, settings: GateSettings) -> CostChange:
-    before, after = _distinct(old), _distinct(new)
     # Seconds per repeat fall where a rate rises, so the ratio of rates is the other way round.
-    first, second = (after, before) if metric in _RATES else (before, after)
+    first, second = (new.runs, old.runs) if metric in _RATES else (old.runs, new.runs)
     effect = ratio_effect(
         first,
         second,
@@ -88,20 +116,11 @@ def _change(metric: Metric, old: Cost, new: Cost, settings: GateSettings) -> Cos
         seed=settings.seed,
         level=1 - settings.alpha,
     )
-    return CostChange(_value(metric, old, before), _value(metric, new, after), effect)
+    return CostChange(_value(metric, old), _value(metric, new), effect)
 
 
-def _distinct(cost: Cost) -> list[tuple[float, ...]]:
-    """Return the processes; a profile that several seeds share is one.
-
-    Two processes can agree in a single number, such as a peak, but seeds that share a profile
-    cannot be told from that either, so equal runs count once.
-    """
-    return list(dict.fromkeys(cost.runs))
-
-
-def _value(metric: Metric, cost: Cost, runs: Sequence[Sequence[float]]) -> float:
-    middle = math.exp(fmean(math.log(median(run)) for run in runs))
+def _value(metric: Metric, cost: Cost) -> float:
+    middle = math.exp(fmean(math.log(median(run)) for run in cost.runs))
     return (cost.batch_size or 1) / middle if metric in _RATES else middle
 
 
@@ -111,16 +130,16 @@ def cost_noises(
     history: History,
     settings: GateSettings,
 ) -> dict[tuple[str, Metric], Noise]:
-    """Return the noise of a process's log value, for every cost that was compared.
+    """Return the noise of a run's log value, for every cost that was compared.
 
-    From the history of the cell, from runs of one side that repeat a cell, and from the other
-    cells of the grid; the floor where none of these tells.
+    From the history of the cell, from several runs on one side, and from the other cells of the
+    grid; an assumption where none of these tells.
 
     Args:
         pairs: Comparable cells.
         metrics: Cell and metric of each cost.
         history: Values of earlier nights.
-        settings: Floors.
+        settings: Floors and assumptions.
     """
     by_cell = {pair.baseline.cell: pair for pair in pairs}
     wanted = list(metrics)
@@ -132,18 +151,24 @@ def cost_noises(
     for (_, metric), noise in own.items():
         if noise is not None:
             known[metric].append(noise)
-    floors = settings.noise_floors
     return {
-        (cell, metric): pool_noise(noise, known[metric], floors.get(FAMILIES[metric], 0.0))
+        (cell, metric): pool_noise(
+            noise,
+            known[metric],
+            floor=settings.noise_floors.get(FAMILIES[metric], 0.0),
+            assumed=settings.assumed_noise.get(_kind(by_cell[cell].candidate, metric), 0.0),
+        )
         for (cell, metric), noise in own.items()
     }
 
 
+def _kind(cell: Measured, metric: Metric) -> str:
+    return "device_memory" if cell.costs[metric].counted else FAMILIES[metric]
+
+
 def _log_levels(pair: Pair, metric: Metric, history: History) -> list[list[float]]:
-    levels = [
-        [math.log(value) for value in level if value > 0]
-        for level in history.get((pair.baseline.cell, metric), ())
-    ]
-    for cell in (pair.baseline, pair.candidate):
-        levels.append([math.log(median(run)) for run in _distinct(cell.costs[metric])])
-    return levels
+    """Return the levels of the history, or without one the runs of either side."""
+    known = history.get((pair.baseline.cell, metric), ())
+    sides = (pair.baseline, pair.candidate)
+    given = known or [[median(run) for run in side.costs[metric].runs] for side in sides]
+    return [[math.log(value) for value in level if value > 0] for level in given]

@@ -1,6 +1,8 @@
 """Baselines in their folder: saved, listed and found by name; knows no verdict."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +11,9 @@ import bench
 from bench.artifacts import write_atomically
 from bench.errors import ArtifactError, BaselineError, UsageError
 from bench.gate.baseline import Baseline, dump_baseline, parse_baseline
-from bench.gate.records import incomplete
+from bench.gate.earlier import earlier_runs
+from bench.gate.past import PastRun, past_like
+from bench.gate.records import incomplete, label_records
 from bench.store import Store
 
 FOLDER = Path("results/baselines")
@@ -31,29 +35,70 @@ def baseline_path(name: str, folder: Path = FOLDER) -> Path:
     return folder / f"{name}.json"
 
 
-def take_baseline(
-    store: Store, suite: str, name: str, *, note: str = "", allow_failed: bool = False
-) -> Baseline:
-    """Return the latest run of a suite as a baseline.
+@dataclass(frozen=True)
+class Wishes:
+    """How a baseline is taken.
+
+    Attributes:
+        note: Why, kept with it.
+        allow_failed: Whether an incomplete run will do.
+        num_runs: How many of the newest runs make the reference of speed and memory; what is
+            predicted is that of the newest.
+    """
+
+    note: str = ""
+    allow_failed: bool = False
+    num_runs: int = 1
+
+
+def take_baseline(store: Store, suite: str, name: str, wishes: Wishes | None = None) -> Baseline:
+    """Return the latest run of a suite as a baseline, with what earlier ones tell of the spread.
 
     Raises:
-        UsageError: No such suite, an empty run, or an incomplete one that is not allowed.
+        UsageError: No such suite, an empty run, an incomplete one that is not allowed, or fewer
+            runs under equal conditions than wished.
     """
+    wishes = wishes or Wishes()
     store.check_suite(suite)
     run = store.latest_run(suite)
     records = store.whole_records(run.id) if run else []
     if run is None or not records:
         raise UsageError(f"the latest run of suite '{suite}' in {store.name} holds no record")
     lacks = incomplete(records)
-    if lacks and not allow_failed:
+    if lacks and not wishes.allow_failed:
         named = "".join(f"\n  {lack}" for lack in lacks[:_MOST_NAMED])
         more = f"\n  and {len(lacks) - _MOST_NAMED} more" if len(lacks) > _MOST_NAMED else ""
         raise UsageError(
             f"run {run.id} of suite '{suite}' is incomplete, so it is no baseline:{named}{more}\n"
             "Run what is missing, or keep it so with --allow-failed."
         )
-    now = datetime.now(UTC).replace(microsecond=0)
-    return Baseline(name, suite, now, bench.__version__, run.id, note, tuple(records))
+    names = label_records(records)
+    past = past_like(earlier_runs(store, suite, names), records, names)
+    check_num_runs(past, wishes.num_runs, suite)
+    return Baseline(
+        name=name,
+        suite=suite,
+        saved_at=datetime.now(UTC).replace(microsecond=0),
+        bench_version=bench.__version__,
+        run_id=run.id,
+        note=wishes.note,
+        records=tuple(records),
+        past=past,
+        num_runs=wishes.num_runs,
+    )
+
+
+def check_num_runs(past: Sequence[PastRun], wished: int, suite: str) -> None:
+    """Return when there are as many runs as wished.
+
+    Raises:
+        UsageError: There are fewer.
+    """
+    if wished > 1 and len(past) < wished:
+        raise UsageError(
+            f"{wished} runs are wished for, but suite '{suite}' has {len(past)} under equal "
+            f"conditions. Measure more: bench run SUITE --repeat {wished}"
+        )
 
 
 def save_baseline(baseline: Baseline, folder: Path = FOLDER) -> Path:

@@ -1,12 +1,14 @@
 """Records of one cell's seeds -> what the gate compares; knows no store and no verdict."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from bench.compare import cell_fields
 from bench.errors import UsageError
 from bench.gate.values import Cost, Measured, Metric, SeedResult
 from bench.metrics import unpack_predictions
 from bench.record import Effective, Environment, Memory, NumericsPlan, Record
+from bench.summary import SpeedSummary
 
 
 def read_cell(name: str, records: Sequence[Record]) -> Measured:
@@ -33,7 +35,7 @@ def read_cell(name: str, records: Sequence[Record]) -> Measured:
         cell=name,
         seeds=tuple(_seed(record) for record in sorted(records, key=lambda r: r.cell.seed)),
         device_class=_joined(each.device_class for each in environments) or None,
-        numerics=_numerics(effective, batches),
+        numerics=describe_numerics(effective),
         effective_batch=max(batches, default=None),
         costs=_costs(ok),
         versions=_versions(environments),
@@ -57,7 +59,9 @@ def _seed(record: Record) -> SeedResult:
     )
 
 
-def _numerics(effective: Sequence[Effective], batches: set[int]) -> dict[str, str]:
+def describe_numerics(effective: Sequence[Effective]) -> dict[str, str]:
+    """Return pass -> the plan in force, as text; several of seeds are all named."""
+    batches = {each.effective_batch_size for each in effective if each.effective_batch_size}
     plans = {
         "forward": _joined(_text(each.forward) for each in effective if each.forward),
         "train": _joined(_text(each.train) for each in effective if each.train),
@@ -98,31 +102,40 @@ def _revision(environment: Environment) -> str:
 def _costs(records: Sequence[Record]) -> dict[Metric, Cost]:
     train = [record.train_profile for record in records if record.train_profile is not None]
     infer = [record.infer_profile for record in records if record.infer_profile is not None]
-    single = [each for profile in infer for each in profile.latencies if each.batch_size == 1]
+    single = [
+        (profile, each) for profile in infer for each in profile.latencies if each.batch_size == 1
+    ]
     found = {
-        Metric.TRAIN_RATE: _timed((each.step_seconds, each.batch_size) for each in train),
-        Metric.INFER_RATE: _timed((each.batch_seconds, each.batch_size) for each in infer),
-        Metric.LATENCY: _timed(((each.p50_seconds,), 1) for each in single),
-        Metric.TRAIN_MEMORY: _peaks(_peak(each.memory) for each in train),
-        Metric.INFER_MEMORY: _peaks(_peak(each.memory) for each in infer),
-        Metric.HOST_MEMORY: _peaks(record.host_peak_bytes for record in records),
+        Metric.TRAIN_RATE: _timed((each, each.step_seconds, each.batch_size) for each in train),
+        Metric.INFER_RATE: _timed((each, each.batch_seconds, each.batch_size) for each in infer),
+        Metric.LATENCY: _timed((profile, (each.p50_seconds,), 1) for profile, each in single),
+        Metric.TRAIN_MEMORY: _peak(each.memory for each in train),
+        Metric.INFER_MEMORY: _peak(each.memory for each in infer),
+        Metric.HOST_MEMORY: _peak(Memory(host_bytes=record.host_peak_bytes) for record in records),
     }
     return {metric: cost for metric, cost in found.items() if cost is not None}
 
 
-def _timed(runs: Iterable[tuple[tuple[float, ...], int]]) -> Cost | None:
-    """Return the runs at the largest batch size among seeds; others cannot be put beside them."""
-    given = list(runs)
+def _timed(profiles: Iterable[tuple[SpeedSummary, tuple[float, ...], int]]) -> Cost | None:
+    """Return the repeats at the largest batch size among seeds; others cannot be put beside them.
+
+    A profile that seeds share is given by each of them and counts once.
+    """
+    given = list(profiles)
     if not given:
         return None
-    largest = max(size for _, size in given)
-    return Cost(tuple(run for run, size in given if size == largest), largest)
+    largest = max(size for _, _, size in given)
+    distinct = dict.fromkeys(repeats for _, repeats, size in given if size == largest)
+    return Cost(
+        runs=(tuple(chain.from_iterable(distinct)),),
+        batch_size=largest,
+        disturbed=any(profile.is_disturbed for profile, _, _ in given),
+    )
 
 
-def _peak(memory: Memory) -> int | None:
-    return memory.host_bytes if memory.allocated_bytes is None else memory.allocated_bytes
-
-
-def _peaks(peaks: Iterable[int | None]) -> Cost | None:
-    runs = tuple((float(peak),) for peak in peaks if peak is not None)
-    return Cost(runs) if runs else None
+def _peak(memories: Iterable[Memory]) -> Cost | None:
+    """Return the highest peak among seeds, as tables have it."""
+    given = list(memories)
+    counted = [each.allocated_bytes for each in given if each.allocated_bytes is not None]
+    peaks = counted or [each.host_bytes for each in given if each.host_bytes is not None]
+    return Cost(runs=((float(max(peaks)),),), counted=bool(counted)) if peaks else None

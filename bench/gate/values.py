@@ -51,9 +51,24 @@ FAMILIES: Mapping[Metric, str] = MappingProxyType(
 DEFAULT_FLOORS: Mapping[str, float] = MappingProxyType(
     {"throughput": 0.01, "latency": 0.01, "memory": 0.005}
 )
-"""Spread from run to run assumed where no history tells: a share of the value for costs. Quality
-has none by default, since a cell repeats exactly on a CPU; where training does not, give one in
-fractions or nats."""
+"""Least spread from run to run that is believed where history tells one: a share of the value.
+A few runs that happen to agree say little of what the next one does."""
+
+ASSUMED_NOISE: Mapping[str, float] = MappingProxyType(
+    {
+        "throughput": 0.05,
+        "latency": 0.05,
+        "memory": 0.05,
+        "device_memory": 0.005,
+        "accuracy": 0.005,
+        "macro_f1": 0.005,
+        "nll": 0.02,
+    }
+)
+"""Spread from run to run assumed where no history tells: a share of the value for costs, fractions
+and nats for quality. It is wide on purpose: what nobody has measured must not page anyone. Memory
+that the device's allocator counts hardly varies; a quality varies on devices only whose kernels add
+up in any order, since a cell repeats exactly on a CPU."""
 
 
 class Verdict(StrEnum):
@@ -98,13 +113,18 @@ class Cost:
     """Raw values of a cost.
 
     Attributes:
-        runs: Per process its repeats: seconds per repeat for rates and latency, bytes for memory.
-            A profile that several seeds share is given once or several times and counts once.
+        runs: Per run its repeats, of all its processes: seconds per repeat for rates and latency,
+            bytes for memory.
         batch_size: Examples per repeat; None for memory.
+        counted: Whether bytes are those that the device's allocator counted, not those that the
+            system saw in use.
+        disturbed: Whether other work took so much of the machine that a speed is not the model's.
     """
 
     runs: tuple[tuple[float, ...], ...]
     batch_size: int | None = None
+    counted: bool = False
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ class Measured:
 
 History = Mapping[tuple[str, Metric], Sequence[Sequence[float]]]
 """Cell and metric -> levels -> one value per night, of equal keys on equal machines: the mean over
-seeds of a quality (fraction or nats); the median of a cost (any unit, only its spread counts)."""
+seeds of a quality (fraction or nats); the median of a cost (base unit, only its spread counts)."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,7 @@ class GateSettings:
         power: Share of effects of the detectable size that would be found.
         min_effects: Per family, see `parse_min_effects`.
         noise_floors: Per family, see `DEFAULT_FLOORS`.
+        assumed_noise: Per family, see `ASSUMED_NOISE`.
         num_replicates: Bootstrap samples.
         seed: Of the bootstrap, so that a comparison can be repeated exactly.
     """
@@ -157,6 +178,7 @@ class GateSettings:
     power: float = 0.8
     min_effects: Mapping[str, float] = field(default_factory=lambda: DEFAULT_LIMITS)
     noise_floors: Mapping[str, float] = field(default_factory=lambda: DEFAULT_FLOORS)
+    assumed_noise: Mapping[str, float] = field(default_factory=lambda: ASSUMED_NOISE)
     num_replicates: int = 1000
     seed: int = 0
 
@@ -166,7 +188,8 @@ class Need:
     """How many of what would have made the minimum effect detectable.
 
     Attributes:
-        what: ``test examples``, ``seeds``, ``repeats of each process`` or ``runs on each side``.
+        what: ``test examples``, ``seeds``, ``repeats of each run``, ``runs on each side`` or
+            ``earlier runs``, which tell the noise.
         count: In all, not in addition; of examples and seeds an approximation by square roots.
     """
 
@@ -191,7 +214,7 @@ class Row:
         detectable: Smallest effect these data would have shown with the power asked for.
         need: What would make the minimum effect detectable; inconclusive verdicts only.
         noise: Spread from run to run that was allowed for, likewise a difference or share.
-        noise_assumed: Whether that is the floor, for want of history.
+        noise_assumed: Whether it is assumed, for want of history.
         reasons: Why, for people.
         changes: What changed since the baseline, beside rows that are not unchanged.
     """

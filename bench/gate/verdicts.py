@@ -35,6 +35,9 @@ from bench.significance import (
     sample_factor,
 )
 
+_RUNS_THAT_TELL = 5
+"""Runs after which the spread of a grid is known well enough to judge by."""
+
 
 @dataclass(frozen=True)
 class _Sizes:
@@ -82,9 +85,8 @@ def judge(
         baseline: The reference, one value per backbone x dataset x strategy.
         candidate: What is judged.
         settings: How strict; the defaults if None.
-        history: Earlier nights' values, for the noise from run to run. Without it costs are judged
-            by the assumed floors, and a machine noisier than these gives false alarms; so does a
-            single seed whose training does not repeat exactly, unless a floor says by how much.
+        history: Earlier nights' values, for the noise from run to run. Without it, and without
+            several runs on a side, costs are judged by what is assumed, see `ASSUMED_NOISE`.
 
     Raises:
         UsageError: A cell or a seed occurs twice on one side.
@@ -118,22 +120,34 @@ def _quality_tests(pairs: Sequence[Pair], history: History, settings: GateSettin
         for metric, qualities in by_metric.items()
     }
     for (cell, metric), quality in found.items():
-        noise = _quality_noise(noises[cell, metric], known[metric], metric, settings)
+        pair = by_cell[cell]
+        noise = _quality_noise(noises[cell, metric], known[metric], (pair, metric), settings)
         effect = quality.effect
         tested = paired_test(
             effect, inflation=inflations[metric], noise=noise, level=1 - settings.alpha
         )
         sizes = _Sizes(effect.num_seeds, effect.num_examples)
         values = (quality.baseline, quality.candidate)
-        tests.append(_Test(by_cell[cell], metric, tested, *values, noise, sizes))
+        tests.append(_Test(pair, metric, tested, *values, noise, sizes))
     return tests
 
 
 def _quality_noise(
-    own: Noise | None, known: Sequence[Noise], metric: Metric, settings: GateSettings
+    own: Noise | None,
+    known: Sequence[Noise],
+    place: tuple[Pair, Metric],
+    settings: GateSettings,
 ) -> Noise | None:
+    """Return the noise of a quality, or None where equal runs give equal predictions."""
+    pair, metric = place
     floor = settings.noise_floors.get(FAMILIES[metric], 0.0)
-    return pool_noise(own, known, floor) if known or floor else None
+    # Steps on a GPU add up in any order; a fit from equal features, or anything on a CPU, repeats.
+    on_cpu = (pair.candidate.device_class or "cpu").startswith("cpu")
+    repeats = on_cpu or pair.candidate.effective_batch is None
+    assumed = 0.0 if repeats else settings.assumed_noise.get(FAMILIES[metric], 0.0)
+    if not known and not floor and not assumed:
+        return None
+    return pool_noise(own, known, floor=floor, assumed=max(floor, assumed))
 
 
 def _cost_tests(
@@ -234,7 +248,18 @@ def _outcome(test: _Test, significant: bool, limit: float, detectable: float) ->
         return _Outcome(Verdict.UNCHANGED, "the minimum effect would have been seen")
     if low < tested.low and tested.high < high:
         return _Outcome(Verdict.UNCHANGED, "the interval excludes the minimum effect")
-    need = _need(test, sample_factor(detectable, harm))
+    return _undecided(test, sample_factor(detectable, harm))
+
+
+def _undecided(test: _Test, factor: float) -> _Outcome:
+    if test.ratio and test.noise is not None and test.noise.assumed:
+        need = Need("earlier runs", _RUNS_THAT_TELL)
+        reason = (
+            "how much equal runs vary here is not known; "
+            f"{need.count} {need.what} would tell: bench run --repeat {need.count}"
+        )
+        return _Outcome(Verdict.INCONCLUSIVE, reason, need)
+    need = _need(test, factor)
     reason = (
         f"these data could not have shown the minimum effect; about {need.count} {need.what} would"
     )
@@ -271,7 +296,7 @@ def _need(test: _Test, factor: float) -> Need:
     share, sizes = test.tested.sampling_share, test.sizes
     rest = 1 / factor - (1 - share)
     if rest > 0:
-        what = "repeats of each process" if test.ratio else "test examples"
+        what = "repeats of each run" if test.ratio else "test examples"
         return Need(what, math.ceil(sizes.samples * share / rest))
     if test.ratio:
         return Need("runs on each side", math.ceil(sizes.groups * factor))

@@ -16,7 +16,7 @@ class Noise:
     Attributes:
         sigma: On the scale of the values (a fraction, nats, or log units for ratios).
         freedom: Degrees of freedom behind it; infinite for an assumed value.
-        assumed: Whether no history exists, so that sigma is the stated floor.
+        assumed: Whether no history exists, so that sigma is a stated assumption.
     """
 
     sigma: float
@@ -44,7 +44,9 @@ def between_run_noise(levels: Sequence[Sequence[float]]) -> Noise | None:
     return Noise(sigma=math.sqrt(squares / freedom), freedom=float(freedom), assumed=False)
 
 
-def pool_noise(own: Noise | None, others: Sequence[Noise], floor: float) -> Noise:
+def pool_noise(
+    own: Noise | None, others: Sequence[Noise], *, floor: float, assumed: float
+) -> Noise:
     """Return the noise to test with: a cell's own history, steadied by that of all cells.
 
     A few nights say little of a spread: a cell's own variance is averaged, by degrees of freedom,
@@ -55,13 +57,14 @@ def pool_noise(own: Noise | None, others: Sequence[Noise], floor: float) -> Nois
     Args:
         own: Of this cell; None without history.
         others: Of every cell with a history on this metric, this one included.
-        floor: Sigma assumed where nothing is known.
+        floor: Least sigma that the grid's history is believed to show.
+        assumed: Sigma where nothing is known.
 
     Source: the moderated variance of Smyth, 2004, "Linear models and empirical Bayes methods",
     with prior degrees of freedom fixed instead of fitted.
     """
     if not others and own is None:
-        return Noise(sigma=floor, freedom=math.inf, assumed=True)
+        return Noise(sigma=assumed, freedom=math.inf, assumed=True)
     known = others or [own] if own else others
     total = sum(noise.freedom for noise in known)
     pooled = sum(noise.sigma**2 * noise.freedom for noise in known) / total

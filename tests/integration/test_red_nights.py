@@ -58,16 +58,17 @@ def test_a_replaced_weights_file_is_red_for_accuracy_and_named_in_every_file(des
 def test_a_slow_and_leaking_forward_pass_is_red_for_speed_and_memory(desk: Desk):
     night = slow_and_leaking(desk)
     assert night.code == 1, night.output
-    red = {row["metric"]: row for row in night.told("regressed") if row["cell"] == PIXELS}
-    assert set(red) == {
-        "infer_examples_per_second",
-        "latency_p50_seconds",
-        "infer_peak_memory_bytes",
-        "host_peak_memory_bytes",
-    }
-    assert red["infer_examples_per_second"]["effect"] < 0.5
-    assert red["infer_peak_memory_bytes"]["effect"] > 1.3
-    assert red["infer_peak_memory_bytes"]["changes"] == []
+    rows = {row["metric"]: row for row in night.rows if row["cell"] == PIXELS}
+    for metric in ("infer_peak_memory_bytes", "host_peak_memory_bytes"):
+        assert rows[metric]["verdict"] == "regressed"
+        assert rows[metric]["candidate"] > 1.3 * rows[metric]["baseline"]
+        assert rows[metric]["changes"] == []
+    for metric in ("infer_examples_per_second", "latency_p50_seconds"):
+        # Where others took the machine meanwhile, the gate says so and passes no verdict on speed.
+        busy = "busy machine" in rows[metric]["reasons"][0]
+        assert rows[metric]["verdict"] == ("inconclusive" if busy else "regressed")
+    rate = rows["infer_examples_per_second"]
+    assert rate["candidate"] < 0.5 * rate["baseline"]
 
 
 def test_a_cell_that_the_suite_lost_is_missing_and_exits_with_3(desk: Desk):

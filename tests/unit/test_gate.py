@@ -24,6 +24,7 @@ from bench.summary import Status
 from tests.nights import Nights, World
 
 QUICK = GateSettings(num_replicates=200)
+KNOWN = replace(QUICK, assumed_noise={"throughput": 0.01, "memory": 0.005})
 SMALL = World(num_cells=2, num_seeds=2, num_examples=200)
 
 
@@ -52,7 +53,7 @@ def test_the_other_way_round_is_an_improvement():
     world = World(num_examples=2000, num_cells=5)
     nights = Nights(world, 0)
     changed = replace(world, drop=0.03, slowdown=0.2, growth=0.1)
-    result = judge(nights.run(changed), nights.run(), QUICK)
+    result = judge(nights.run(changed), nights.run(), KNOWN)
     for metric in (Metric.ACCURACY, Metric.INFER_RATE, Metric.INFER_MEMORY):
         assert set(verdicts(result, metric)) == {Verdict.IMPROVED}
     assert result.exit_code == 0
@@ -103,21 +104,65 @@ def test_rates_are_ratios_of_rates_and_their_interval_holds_the_noise():
     row = next(row for row in judge(before, after).rows if row.metric is Metric.TRAIN_RATE)
     assert (row.baseline, row.candidate, row.effect) == pytest.approx((100, 80, 0.8))
     assert row.verdict is Verdict.REGRESSED
-    assert (row.noise, row.noise_assumed) == (0.01, True)
+    assert (row.noise, row.noise_assumed) == (0.05, True)
     assert row.reasons == (
         "more than chance, and at least the minimum effect, "
-        "if runs vary by 1.0% as assumed for want of history",
+        "if runs vary by 5.0% as assumed for want of history",
     )
-    assert row.low == pytest.approx(0.8 * np.exp(-1.96 * 0.01 * 2**0.5), rel=1e-4)
-    assert row.p == pytest.approx(2 * reference.norm.sf(np.log(1.25) / (0.01 * 2**0.5)), rel=1e-3)
+    assert row.low == pytest.approx(0.8 * np.exp(-1.96 * 0.05 * 2**0.5), rel=1e-4)
+    assert row.p == pytest.approx(2 * reference.norm.sf(np.log(1.25) / (0.05 * 2**0.5)), rel=1e-3)
 
 
-def test_a_profile_that_seeds_share_counts_once():
-    cost = Cost(runs=((0.1, 0.11, 0.12),), batch_size=8)
-    shared = Cost(runs=cost.runs * 3, batch_size=8)
-    once = judge(*one_pair(costs={Metric.INFER_RATE: cost}), QUICK)
-    thrice = judge(*one_pair(costs={Metric.INFER_RATE: shared}), QUICK)
-    assert once == thrice
+def test_without_history_costs_ask_for_earlier_runs_and_say_how_to_get_them():
+    row = next(row for row in judge(*one_pair(), QUICK).rows if row.metric is Metric.INFER_RATE)
+    assert (row.verdict, row.need.what, row.need.count) == (
+        Verdict.INCONCLUSIVE,
+        "earlier runs",
+        5,
+    )
+    assert row.reasons[0].endswith("5 earlier runs would tell: bench run --repeat 5")
+    assert row.noise_assumed
+
+
+def test_several_runs_of_a_side_tell_the_noise():
+    runs = tuple((value,) for value in (0.10, 0.101, 0.099, 0.1005))
+    before, after = one_pair(costs={Metric.INFER_RATE: Cost(runs=runs, batch_size=8)})
+    before = [replace(before[0], costs=after[0].costs)]
+    row = next(row for row in judge(before, after, QUICK).rows if row.metric is Metric.INFER_RATE)
+    assert (row.verdict, row.noise_assumed) == (Verdict.UNCHANGED, False)
+    assert row.noise == pytest.approx(0.01, rel=0.3)
+
+
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+def test_speed_on_a_busy_machine_is_inconclusive_however_slow(side):
+    quiet = Cost(runs=((0.1, 0.1),), batch_size=8)
+    busy = Cost(runs=((0.3, 0.3),), batch_size=8, disturbed=True)
+    first, second = (busy, quiet) if side == "baseline" else (quiet, busy)
+    before, after = one_pair(costs={Metric.INFER_RATE: second})
+    before = [replace(before[0], costs={Metric.INFER_RATE: first})]
+    row = next(row for row in judge(before, after, KNOWN).rows if row.metric is Metric.INFER_RATE)
+    assert (row.verdict, row.effect) == (Verdict.INCONCLUSIVE, None)
+    assert row.reasons == (f"the {side} ran on a busy machine, so its speed is not the model's",)
+    assert row.candidate == pytest.approx(8 / second.runs[0][0])
+
+
+def test_training_on_a_gpu_is_not_taken_to_repeat_exactly():
+    world = replace(SMALL, num_cells=1, num_seeds=1, num_examples=2000)
+    nights = Nights(world, 0)
+    before, after = (nights.run()[0], nights.run(replace(world, drop=0.012))[0])
+    rows = [
+        next(row for row in judge([a], [b], QUICK).rows if row.metric is Metric.ACCURACY)
+        for a, b in (
+            (before, after),
+            (replace(before, **ON_GPU), replace(after, **ON_GPU)),
+        )
+    ]
+    assert rows[0].noise is None
+    assert (rows[1].noise, rows[1].noise_assumed) == (0.005, True)
+    assert rows[0].p < rows[1].p
+
+
+ON_GPU = {"device_class": "cuda:Synthetic", "effective_batch": 64}
 
 
 def test_real_but_small_effects_page_nobody():
@@ -125,7 +170,7 @@ def test_real_but_small_effects_page_nobody():
     cell = Nights(world, 0).run()[0]
     before = replace(cell, costs={Metric.INFER_MEMORY: Cost(runs=((1.0e9,),))})
     after = replace(cell, costs={Metric.INFER_MEMORY: Cost(runs=((1.015e9,),))})
-    settings = replace(QUICK, noise_floors={})
+    settings = replace(QUICK, assumed_noise={})
     row = judge([before], [after], settings).rows[-1]
     assert (row.verdict, row.adjusted_p) == (Verdict.UNCHANGED, 0.0)
     assert row.reasons == ("more than chance, but below the minimum effect",)
@@ -161,11 +206,11 @@ def test_few_repeats_ask_for_repeats():
         Metric.INFER_RATE: Cost(runs=(tuple(np.exp(0.2 * rng.standard_normal(15))),), batch_size=1)
     }
     before, after = one_pair(costs=costs)
-    result = judge(
-        [replace(before[0], costs=costs)], after, replace(QUICK, noise_floors={"throughput": 0.001})
-    )
+    history = {("cell 0", Metric.INFER_RATE): [[1.0, 1.001, 0.999, 1.0]]}
+    settings = replace(QUICK, noise_floors={"throughput": 0.001})
+    result = judge([replace(before[0], costs=costs)], after, settings, history)
     row = next(row for row in result.rows if row.metric is Metric.INFER_RATE)
-    assert (row.verdict, row.need.what) == (Verdict.INCONCLUSIVE, "repeats of each process")
+    assert (row.verdict, row.need.what) == (Verdict.INCONCLUSIVE, "repeats of each run")
     assert row.need.count > 100
 
 

@@ -64,6 +64,17 @@ def test_a_loss_of_a_tenth_of_a_point_is_never_a_regression():
         assert Verdict.REGRESSED not in verdicts(result, Metric.ACCURACY)
 
 
+def cost_history(nights: Nights) -> dict[tuple[str, Metric], list[list[float]]]:
+    """Six nights before."""
+    costs = (Metric.INFER_RATE, Metric.INFER_MEMORY)
+    runs = [nights.run() for _ in range(6)]
+    return {
+        (cell.cell, metric): [[float(np.median(run[place].costs[metric].runs)) for run in runs]]
+        for place, cell in enumerate(runs[0])
+        for metric in costs
+    }
+
+
 def test_a_tenth_slower_and_a_twentieth_larger_are_found():
     world = World(num_seeds=1, num_examples=50, run_noise=0.008)
     slower: list[Verdict] = []
@@ -71,7 +82,7 @@ def test_a_tenth_slower_and_a_twentieth_larger_are_found():
     for seed in range(10):
         nights = Nights(world, seed)
         changed = replace(world, slowdown=0.10, growth=0.05)
-        result = judge(nights.run(), nights.run(changed), QUICK)
+        result = judge(nights.run(), nights.run(changed), QUICK, cost_history(nights))
         slower += verdicts(result, Metric.INFER_RATE)
         larger += verdicts(result, Metric.INFER_MEMORY)
     assert len(slower) == len(larger) == 200

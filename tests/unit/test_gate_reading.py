@@ -35,7 +35,7 @@ def test_a_cell_has_its_seeds_costs_and_versions():
     assert cell.effective_batch == 64
     assert cell.costs[Metric.INFER_RATE].batch_size == records()[0].infer_profile.batch_size
     assert cell.costs[Metric.TRAIN_RATE].runs[0] == records()[0].train_profile.step_seconds
-    assert cell.costs[Metric.HOST_MEMORY].runs == ((400_000_000.0,),) * 2
+    assert cell.costs[Metric.HOST_MEMORY].runs == ((400_000_000.0,),)
     assert set(records()[0].environment.packages) < set(cell.versions)
     assert cell.ok
 
@@ -46,6 +46,16 @@ def test_records_against_themselves_are_unchanged():
     assert {row.metric for row in result.rows} == set(Metric)
     assert {row.verdict for row in result.rows} <= {Verdict.UNCHANGED, Verdict.INCONCLUSIVE}
     assert result.exit_code == 0
+
+
+def test_a_profile_that_seeds_share_counts_once_and_others_are_joined():
+    shared = records()
+    assert read_cell("cell", shared).costs[Metric.TRAIN_RATE].runs == (
+        shared[0].train_profile.step_seconds,
+    )
+    joined = read_cell("cell", [shared[0], timed(shared[1], 2.0)]).costs[Metric.TRAIN_RATE].runs
+    assert len(joined) == 1
+    assert len(joined[0]) == len(shared[0].train_profile.step_seconds) + 12
 
 
 def timed(record: Record, factor: float) -> Record:

@@ -114,28 +114,30 @@ def test_a_single_run_tells_nothing_of_noise():
     assert between_run_noise([[1.0], [2.0], []]) is None
 
 
-def test_without_history_the_floor_is_assumed_and_said_to_be():
-    assert pool_noise(None, [], 0.01) == Noise(0.01, math.inf, assumed=True)
+def test_without_history_the_noise_is_assumed_and_said_to_be():
+    assert pool_noise(None, [], floor=0.01, assumed=0.05) == Noise(0.05, math.inf, assumed=True)
 
 
 def test_a_cell_without_history_has_the_noise_of_the_grid():
     others = [Noise(0.02, 5, assumed=False), Noise(0.04, 5, assumed=False)]
-    pooled = pool_noise(None, others, 0.01)
+    pooled = pool_noise(None, others, floor=0.01, assumed=0.5)
     assert pooled.sigma == pytest.approx(math.sqrt((0.02**2 + 0.04**2) / 2))
     assert (pooled.freedom, pooled.assumed) == (10, False)
 
 
 def test_a_short_history_leans_on_the_grid_and_a_long_one_on_itself():
     grid = [Noise(0.01, 100, assumed=False)]
-    short = pool_noise(Noise(0.05, 2, assumed=False), grid, 0.001)
-    long = pool_noise(Noise(0.05, 200, assumed=False), grid, 0.001)
+    short = pool_noise(Noise(0.05, 2, assumed=False), grid, floor=0.001, assumed=0.5)
+    long = pool_noise(Noise(0.05, 200, assumed=False), grid, floor=0.001, assumed=0.5)
     assert 0.01 < short.sigma < 0.035 < 0.049 < long.sigma < 0.05
     assert (short.freedom, long.freedom) == (6, 204)
 
 
 def test_a_quiet_history_is_held_to_the_floor_until_it_is_long():
     quiet = Noise(0.0, 4, assumed=False)
-    assert pool_noise(quiet, [quiet], 0.01).sigma == pytest.approx(0.01 / math.sqrt(2))
+    assert pool_noise(quiet, [quiet], floor=0.01, assumed=0.5).sigma == pytest.approx(
+        0.01 / math.sqrt(2)
+    )
 
 
 def series(seed, length, level=100.0, noise=1.0):
