@@ -1,7 +1,13 @@
-"""Which cells of two runs face each other and may be compared; knows no statistics."""
+"""Which cells of two runs face each other and may be compared; knows no statistics.
 
-from collections.abc import Iterable, Sequence
+A key has parts that say what was asked and parts that are content found behind the same names.
+Other content, asked for in the same way and tested on the same examples, is what a night is to
+judge: a weights file that was replaced. Anything else that differs was another task.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,6 +16,12 @@ from bench.errors import UsageError
 from bench.gate.values import Measured, Row, SeedResult, Verdict
 from bench.metrics import UnpackedPredictions
 from bench.summary import Status
+
+CONTENT_PARTS: Mapping[str, str] = MappingProxyType(
+    {"weights": "weights digest", "dataset": "dataset fingerprint"}
+)
+"""Part of a key that is content -> its name for people. Splits and preprocessing are no content,
+even where they follow from it: other examples to learn from, or another input, are another task."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,9 @@ _Seeds = Sequence[tuple[SeedResult, SeedResult]]
 def _obstacles(old: Measured, new: Measured, seeds: _Seeds, aligned: bool) -> list[str]:
     """Return why a cell cannot be compared; none where it can."""
     reasons = []
-    if any(a.key is None or a.key != b.key for a, b in seeds):
-        names = ", ".join(change.name for change in _key_changes(seeds)) or "parts unknown"
+    asked = _asked_changes(seeds)
+    if asked or not all(_is_explained(a, b) for a, b in seeds):
+        names = ", ".join(change.name for change in asked) or "parts unknown"
         reasons.append(f"their keys differ, so another task was measured ({names})")
     if old.device_class is None or old.device_class != new.device_class:
         classes = f"{old.device_class} and {new.device_class}"
@@ -134,20 +147,60 @@ def _obstacles(old: Measured, new: Measured, seeds: _Seeds, aligned: bool) -> li
     return reasons
 
 
-def _key_changes(seeds: _Seeds) -> list[Difference]:
+def _is_explained(old: SeedResult, new: SeedResult) -> bool:
+    """Return whether two keys are equal, or content that is known on both sides parts them."""
+    if old.key is None or new.key is None:
+        return False
+    return old.key == new.key or bool(_content_changes([(old, new)]))
+
+
+def _asked_changes(seeds: _Seeds) -> list[Difference]:
+    """Return what was asked in another way, of the first seed in which anything was."""
     for a, b in seeds:
-        found = differences(a.key_parts, b.key_parts, "key: ")
-        found += differences(a.fields, b.fields, "cell: ")
+        if a.key is not None and a.key == b.key:
+            continue
+        # A cell that failed early has no parts, which is no change of them.
+        known = a.key_parts and b.key_parts
+        parts = differences(_asked(a.key_parts), _asked(b.key_parts), "key: ") if known else []
+        found = parts + differences(a.fields, b.fields, "cell: ")
         if found:
             return found
     return []
 
 
+def _asked(parts: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in parts.items() if name not in CONTENT_PARTS}
+
+
+def content_changes(old: Measured, new: Measured) -> tuple[Difference, ...]:
+    """Return which content behind the same names differs, each by the first seed that shows it.
+
+    Args:
+        old: A cell of the baseline.
+        new: The same cell of the candidate.
+    """
+    after = {seed.seed: seed for seed in new.seeds}
+    return _content_changes([(a, after[a.seed]) for a in old.seeds if a.seed in after])
+
+
+def _content_changes(seeds: _Seeds) -> tuple[Difference, ...]:
+    found: dict[str, Difference] = {}
+    for a, b in seeds:
+        for part, name in CONTENT_PARTS.items():
+            first, second = a.key_parts.get(part), b.key_parts.get(part)
+            if first is not None and second is not None and first != second:
+                found.setdefault(name, Difference(name, first, second))
+    return tuple(found.values())
+
+
 def _changes(old: Measured, new: Measured, seeds: _Seeds) -> tuple[Difference, ...]:
+    # A cell that failed before there was a plan has not changed its plan.
+    planned = old.numerics and new.numerics
     return (
+        *_content_changes(seeds),
         *differences(old.versions, new.versions),
-        *differences(old.numerics, new.numerics, "numerics: "),
-        *_key_changes(seeds),
+        *(differences(old.numerics, new.numerics, "numerics: ") if planned else ()),
+        *_asked_changes(seeds),
     )
 
 

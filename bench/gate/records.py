@@ -2,12 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC
+from dataclasses import dataclass, field
 
 from bench.digests import digest_value
+from bench.gate.origins import cell_origins, profile_origins, span
 from bench.gate.reading import read_cell
-from bench.gate.values import Measured
+from bench.gate.values import Measured, Metric
 from bench.record import Record
 from bench.spec import Cell
 from bench.summary import RecordSummary, Status
@@ -25,6 +25,7 @@ class Side:
         when: Span of its measurements.
         cells: In the order of the records.
         origins: Cell -> whether its numbers were measured now or recalled, for people.
+        profile_origins: Cost -> which other cell measured the profile it is of, and when.
     """
 
     title: str
@@ -32,6 +33,12 @@ class Side:
     when: str
     cells: tuple[Measured, ...]
     origins: Mapping[str, str]
+    profile_origins: Mapping[tuple[str, Metric], str] = field(default_factory=dict)
+
+    def origin(self, cell: str, metric: Metric | None) -> str:
+        """Return where a number of a cell comes from, for people; empty for an unknown cell."""
+        shared = self.profile_origins.get((cell, metric), "") if metric else ""
+        return "; ".join(text for text in (self.origins.get(cell, ""), shared) if text)
 
 
 def identify(cell: Cell) -> str:
@@ -85,27 +92,11 @@ def read_run(
     return Side(
         title=title,
         suite=records[0].cell.suite if records else "",
-        when=_span(records),
+        when=span(records),
         cells=tuple(read_cell(name, group) for name, group in groups.items()),
-        origins={name: _origin(group, now) for name, group in groups.items()},
+        origins=cell_origins(groups, now),
+        profile_origins=profile_origins(groups, now),
     )
-
-
-def _origin(group: Sequence[Record], now: frozenset[str]) -> str:
-    fresh = [record for record in group if record.request_key in now]
-    if len(fresh) == len(group):
-        return "measured in this run"
-    old = [record for record in group if record.request_key not in now]
-    part = f"{len(old)} of {len(group)} seeds " if fresh else ""
-    return f"{part}recalled, measured {_span(old)}"
-
-
-def _span(records: Sequence[Record]) -> str:
-    moments = sorted(record.started_at.astimezone(UTC) for record in records)
-    if not moments:
-        return "never"
-    first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (moments[0], moments[-1]))
-    return f"{first} UTC" if first == last else f"{first} to {last} UTC"
 
 
 def incomplete(records: Sequence[RecordSummary]) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.gate import Verdict
 from bench.gate.night import Night
 from bench.gate.trends import History
 from bench.report import charts, trends
@@ -26,23 +25,23 @@ from bench.report.findings import (
     strategy_gains,
     winners,
 )
+from bench.report.gate import gate_section
 from bench.report.lines import TableRow, table_lines
 from bench.report.trends import trend_section
 from bench.summary import RecordSummary, Status
 from bench.tables import scale
+from bench.tables.detectable import size_text
 from bench.tables.labels import label_cells
 from bench.tables.ranking import best_rows
 from bench.tables.render import accuracy_text
 from bench.tables.rows import COLUMNS as ROW_COLUMNS
 from bench.tables.rows import Row, failed_cells, summarise
-from bench.tables.verdicts import RED, counts_text, outcome_text, verdict_lines
 
 # A run of thousands of rows is read in its table; these keep the rest of the page to what is best.
 _MOST_STRIPS = 12
 _MOST_HIDDEN = 100
 _MOST_CURVES = 40
 _MOST_FAILURES = 200
-_MOST_VERDICTS = 200
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,9 @@ def render_page(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {"scale": scale, "charts": charts, "accuracy_text": accuracy_text}
-    context = _context(records, list(notes)) | {"gate": _gate(night)}
+    environment.globals["size_text"] = size_text
+    gate = None if night is None else gate_section(night)
+    context = _context(records, list(notes)) | {"gate": gate}
     context["trends"] = None if history is None else trend_section(history)
     environment.globals["trend_size"] = trends
     return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
@@ -184,20 +185,6 @@ def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, An
         "environments": _environments(records),
         "devices": _distinct(row.device for row in rows),
         "runs": _distinct(str(record.run_id) for record in records),
-    }
-
-
-def _gate(night: Night | None) -> dict[str, Any] | None:
-    if night is None:
-        return None
-    lines = [line for line in verdict_lines(night) if line.verdict != Verdict.UNCHANGED]
-    return {
-        "night": night,
-        "outcome": outcome_text(night),
-        "counts": counts_text(night),
-        "lines": lines[:_MOST_VERDICTS],
-        "num_further": max(0, len(lines) - _MOST_VERDICTS),
-        "red": RED,
     }
 
 

@@ -10,7 +10,8 @@ from bench.gate.night import Night
 from bench.gate.records import Side
 from bench.gate.values import Verdict
 from bench.tables import scale
-from bench.tables.verdicts import RED, VerdictLine, verdict_lines
+from bench.tables.detectable import detectable_changes
+from bench.tables.verdicts import RED, VerdictLine, replaced_contents, verdict_lines
 
 FORMAT_VERSION = 1
 _SKIPPED = (Verdict.INCONCLUSIVE, Verdict.NOT_COMPARABLE)
@@ -31,8 +32,10 @@ def verdicts_json(night: Night) -> str:
             "noise_floors": dict(night.settings.noise_floors),
         },
         "changes": [asdict(change) for change in night.changes],
+        "replaced": [asdict(each) for each in replaced_contents(night)],
+        "detectable": [asdict(each) for each in detectable_changes(night)],
         "rows": [
-            {**asdict(row), "origin": night.candidate.origins.get(row.cell)}
+            {**asdict(row), "origin": night.candidate.origin(row.cell, row.metric) or None}
             for row in night.verdicts.rows
         ],
     }

@@ -9,8 +9,10 @@ from rich.text import Text
 
 from bench.compare import Difference
 from bench.gate.night import Night
-from bench.gate.values import Metric, Row, Verdict
+from bench.gate.pairs import content_changes
+from bench.gate.values import FAMILIES, Metric, Row, Verdict
 from bench.tables import scale
+from bench.tables.detectable import detectable_text, row_noise_text, size_text
 
 RED = (Verdict.REGRESSED, Verdict.FAILED, Verdict.MISSING)
 _ORDER = (
@@ -38,6 +40,7 @@ class VerdictLine:
     effect: str
     adjusted_p: str
     detectable: str
+    noise: str
     reason: str
     changes: str
     origin: str
@@ -75,9 +78,10 @@ def _line(row: Row, night: Night) -> VerdictLine:
         effect=_effect(row),
         adjusted_p="" if row.adjusted_p is None else f"{row.adjusted_p:.2g}",
         detectable=_detectable(row),
+        noise=row_noise_text(row),
         reason="; ".join(row.reasons),
         changes=changes_text(row.changes),
-        origin=night.candidate.origins.get(row.cell, ""),
+        origin=night.candidate.origin(row.cell, row.metric),
     )
 
 
@@ -98,11 +102,9 @@ def _effect(row: Row) -> str:
 
 
 def _detectable(row: Row) -> str:
-    if row.detectable is None:
+    if row.metric is None or row.detectable is None:
         return ""
-    if row.metric is Metric.NLL:
-        return f"{row.detectable:.3f}"
-    return f"{100 * row.detectable:.1f}{' pt' if row.metric in _POINTS else '%'}"
+    return size_text(row.detectable, FAMILIES[row.metric])
 
 
 def changes_text(changes: Sequence[Difference]) -> str:
@@ -116,6 +118,36 @@ def _short(value: str | None) -> str:
     if value is None:
         return "absent"
     return value if len(value) <= _WIDEST_VALUE else f"{value[:12]}…"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Content behind the same names that is another one since the baseline.
+
+    Attributes:
+        change: Which, from what to what.
+        cells: Those that read it.
+    """
+
+    change: Difference
+    cells: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Return it in one line, with the first of its cells."""
+        more = f" and {len(self.cells) - 1} more" if len(self.cells) > 1 else ""
+        return f"{changes_text([self.change])} ({self.cells[0]}{more})"
+
+
+def replaced_contents(night: Night) -> list[Replaced]:
+    """Return all replaced content, also that of cells in which nothing got worse by it."""
+    after = {cell.cell: cell for cell in night.candidate.cells}
+    found: dict[Difference, list[str]] = {}
+    for old in night.baseline.cells:
+        if old.cell in after:
+            for change in content_changes(old, after[old.cell]):
+                found.setdefault(change, []).append(old.cell)
+    return [Replaced(change, tuple(cells)) for change, cells in found.items()]
 
 
 def counts_text(night: Night) -> str:
@@ -160,16 +192,25 @@ def verdicts_text(night: Night, *, width: int, colour: bool = False, every: bool
             _print_line(console, line)
     console.print()
     console.print(counts_text(night) or "no cell on either side", markup=False)
-    if night.changes:
-        console.print(f"changed since: {changes_text(night.changes)}", markup=False)
+    for told in _endings(night):
+        console.print(scale.printable(told), markup=False)
     console.print(outcome_text(night), style="bold")
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _endings(night: Night) -> list[str]:
+    """Return what is said of the night as a whole, below its rows."""
+    replaced = [f"Content replaced since the baseline: {r.text}" for r in replaced_contents(night)]
+    changed = changes_text(night.changes)
+    versions = [f"Versions changed since the baseline: {changed}"] if changed else []
+    return [*replaced, *versions, *([text] if (text := detectable_text(night)) else [])]
 
 
 def _print_line(console: Console, line: VerdictLine) -> None:
     style = "red" if line.verdict in RED else _STYLES.get(line.verdict, "green")
     head = f" {line.cell} · {line.metric}  {line.values}  {line.effect}".rstrip()
     found = f"  adjusted p {line.adjusted_p}, detectable {line.detectable}" if line.effect else ""
+    found += f", noise {line.noise}" if line.noise else ""
     verdict = f"{line.verdict.value.replace('_', ' '):<14}"
     console.print(Text.assemble((verdict, style), scale.printable(head), (found, "dim")))
     for label, text in (("why", line.reason), ("changed", line.changes), ("origin", line.origin)):
@@ -178,7 +219,7 @@ def _print_line(console: Console, line: VerdictLine) -> None:
 
 
 def verdicts_markdown(night: Night, *, every: bool = False) -> str:
-    """Return a job summary: outcome, counts, a table of what is not unchanged, what changed."""
+    """Return a job summary: outcome, counts, what is not unchanged, what changed and could show."""
     head = ("verdict", "cell", "metric", "baseline → candidate", "effect", "adj. p", "detectable")
     columns = (*head, "why, what changed, origin")
     lines = [
@@ -192,14 +233,15 @@ def verdicts_markdown(night: Night, *, every: bool = False) -> str:
     ]
     for line in verdict_lines(night):
         if every or line.verdict is not Verdict.UNCHANGED:
-            told = "; ".join(text for text in (line.reason, line.changes, line.origin) if text)
+            noise = line.noise and f"noise {line.noise}"
+            told = "; ".join(t for t in (line.reason, line.changes, noise, line.origin) if t)
             cells = (
                 line.verdict.value, line.cell, line.metric, line.values, line.effect,
                 line.adjusted_p, line.detectable, told,
             )  # fmt: skip
             lines.append("| " + " | ".join(_markdown(cell) for cell in cells) + " |")
-    if night.changes:
-        lines += ["", f"Changed since the baseline: {_markdown(changes_text(night.changes))}."]
+    for told in _endings(night):
+        lines += ["", f"{_markdown(told)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from bench.gate import (
     judge,
     parse_min_effects,
 )
+from bench.gate.pairs import content_changes
 from bench.summary import Status
 from tests.nights import Nights, World
 
@@ -269,6 +270,10 @@ def test_a_failed_seed_fails_the_cell_with_its_message():
     assert row.verdict is Verdict.FAILED
     assert row.reasons == ("seed 1 is oom: needs 3 GB",)
     assert result.exit_code == 3
+    early = replace(after[0], numerics={})
+    early = with_seed(early, 1, key=None, key_parts={})
+    # What a cell did not come to is no change that could have made it fail.
+    assert alone(judge(before, [early], QUICK)).changes == ()
     assert judge(after, after, QUICK).exit_code == 3
 
 
@@ -314,13 +319,69 @@ def test_other_conditions_are_not_comparable(changes, reason):
 
 def test_another_key_is_not_comparable_and_names_the_part():
     before, _ = one_pair()
-    after = [with_seed(before[0], 1, key="other", key_parts={"weights": "x"})]
+    after = [with_seed(before[0], 1, key="other", key_parts={"weights": "w", "splits": "s"})]
     row = alone(judge(before, after, QUICK))
     assert row.verdict is Verdict.NOT_COMPARABLE
-    assert row.reasons == ("their keys differ, so another task was measured (key: weights)",)
-    assert Difference("key: weights", "w", "x") in row.changes
+    assert row.reasons == ("their keys differ, so another task was measured (key: splits)",)
+    assert Difference("key: splits", None, "s") in row.changes
     unknown = [with_seed(before[0], 0, key=None)]
     assert "parts unknown" in alone(judge(unknown, unknown, QUICK)).reasons[0]
+
+
+def other_content(cell, part: str, **changes: object):
+    """The cell with other content behind the same names, in every seed."""
+    for index, seed in enumerate(cell.seeds):
+        parts = {**seed.key_parts, part: "other"}
+        cell = with_seed(cell, index, key=f"other {index}", key_parts=parts, **changes)
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("weights", "weights digest"), ("dataset", "dataset fingerprint")]
+)
+def test_other_content_behind_the_same_names_is_judged_and_named(part: str, name: str):
+    world = World(num_cells=1, num_seeds=2, num_examples=2000)
+    nights = Nights(world, 0)
+    parts = {"weights": "w", "dataset": "d"}
+    before = nights.run()[0]
+    for index in range(2):
+        before = with_seed(before, index, key_parts=parts)
+    worse = nights.run(replace(world, drop=0.1))[0]
+    for index in range(2):
+        worse = with_seed(worse, index, key_parts=parts)
+    plain = judge([before], [worse], QUICK)
+    swapped = judge([before], [other_content(worse, part)], QUICK)
+    row = next(row for row in swapped.rows if row.metric is Metric.ACCURACY)
+    assert (row.verdict, swapped.exit_code) == (Verdict.REGRESSED, 1)
+    assert row.changes == (Difference(name, parts[part], "other"),)
+    # The change is told; numbers and noise are those of any other pair.
+    assert [replace(row, changes=()) for row in swapped.rows] == list(plain.rows)
+    assert content_changes(before, other_content(worse, part)) == row.changes
+
+
+def test_other_content_does_not_excuse_another_task():
+    cell = one_pair()[0][0]
+    strategy = {"weights": "x", "strategy": "other"}
+    after = with_seed(with_seed(cell, 0, key="x", key_parts={"weights": "x"}), 1, key="y")
+    asked = judge([cell], [with_seed(after, 1, key_parts=strategy)], QUICK)
+    row = alone(asked)
+    assert (row.verdict, asked.exit_code) == (Verdict.NOT_COMPARABLE, 4)
+    assert row.reasons == ("their keys differ, so another task was measured (key: strategy)",)
+    fields = with_seed(other_content(cell, "weights"), 1, fields={"image_size": "64"})
+    assert "(cell: image_size)" in alone(judge([cell], [fields], QUICK)).reasons[0]
+
+
+def test_other_content_is_not_comparable_where_test_examples_or_the_digest_are_unknown():
+    cell = one_pair()[0][0]
+    given = cell.seeds[1].predictions
+    labels = replace(given, labels=(given.labels + 1) % 10)
+    after = with_seed(other_content(cell, "weights"), 1, predictions=labels)
+    row = alone(judge([cell], [after], QUICK))
+    assert row.reasons == ("they were tested on different examples or labels",)
+    assert row.changes == (Difference("weights digest", "w", "other"),)
+    # The baseline's records do not say which data they read, so nothing explains the other key.
+    reason = alone(judge([cell], [other_content(cell, "dataset")], QUICK)).reasons[0]
+    assert reason == "their keys differ, so another task was measured (parts unknown)"
 
 
 @pytest.mark.parametrize("part", ["ids", "labels"])

@@ -349,3 +349,107 @@ def test_more_runs_than_there_are_exit_with_2(saved: Ran):
     code, _, err = saved("compare", "main", "--runs", "3")
     assert (code, "3 runs are wished for, but results/bench.db has 1 of suite" in err) == (2, True)
     assert "bench run SUITE --repeat 3" in err
+
+
+def with_other_weights(records: list[Record]) -> list[Record]:
+    """The same cells, asked for in the same way, from another file of weights."""
+    parts = {**records[0].key_parts, "weights": "cd" * 32}
+    return [
+        record.model_copy(update={"key": f"other {record.key}", "key_parts": parts})
+        for record in records
+    ]
+
+
+def test_replaced_weights_that_hurt_exit_with_1_and_are_named_everywhere(saved: Ran):
+    add_run(with_other_weights(night(0.8)))
+    words = ("--markdown", "gate.md", "--json", "gate.json", "--report", "page")
+    code, out, _ = saved("compare", "main", *words)
+    assert code == 1
+    before = night()[0].key_parts["weights"]
+    change = f"weights digest {before[:12]}… → cdcdcdcdcdcd…"
+    told = [line for line in out.splitlines() if line.startswith("    changed: ")]
+    assert told and set(told) == {f"    changed: {change}"}
+    cells = "(packaged/efficientnet-lite0 · digits · full and 1 more)"
+    assert f"Content replaced since the baseline: {change} {cells}" in out.replace("\n", " ")
+    assert change in Path("gate.md").read_text()
+    replaced = json.loads(Path("gate.json").read_text())["replaced"]
+    assert [(each["change"]["name"], len(each["cells"])) for each in replaced] == [
+        ("weights digest", 2)
+    ]
+    assert "report: page/vision/index.html" in out
+    page = Path("page/vision/index.html").read_text()
+    section = page[page.index('id="gate"') : page.index('id="results"')]
+    assert f"changed: {change}" in section
+    assert "Content behind the same names was replaced" in section
+    assert f"{before} → {'cd' * 32}" in section
+
+
+def test_replaced_weights_that_do_not_hurt_exit_with_0_and_are_named_all_the_same(saved: Ran):
+    add_run(with_other_weights(night()))
+    code, out, _ = saved("compare", "main")
+    assert code == 0, out
+    assert "Content replaced since the baseline: weights digest" in out
+
+
+def test_the_smallest_detectable_change_is_told_in_every_form(saved: Ran):
+    add_run(night(0.89))
+    words = ("--json", "gate.json", "--report", "page")
+    line = "Smallest change detectable here, median (and worst) over cells: accuracy "
+    assert line in saved("compare", "main", *words)[1].replace("\n", " ")
+    assert line in saved("compare", "main", "--markdown", "-")[1]
+    value = json.loads(Path("gate.json").read_text())
+    assert [each["family"] for each in value["detectable"]] == [
+        "accuracy", "macro_f1", "nll", "throughput", "latency", "memory",
+    ]  # fmt: skip
+    own = [r["detectable"] for r in value["rows"] if r["metric"] == "test_accuracy"]
+    assert value["detectable"][0]["median"] == pytest.approx(sum(own) / 2)
+    assert value["detectable"][0]["worst"] == max(own)
+    page = Path("page/vision/index.html").read_text()
+    assert "Smallest change detectable here" in page
+    assert '<th scope="row">macro-F1</th>' in page
+    assert "<td>assumed</td>" in page
+
+
+def test_markdown_alone_goes_to_standard_output_so_that_a_summary_can_be_appended(saved: Ran):
+    _, out, err = saved("compare", "main", "--markdown", "-", "--report", "page")
+    assert out.startswith("## bench: exit code 0")
+    assert "report:" not in out and "report: page/vision/index.html" in err
+
+
+def test_a_job_summary_is_appended_to_and_any_other_file_replaced(saved: Ran, monkeypatch):
+    for name in ("summary.md", "other.md"):
+        Path(name).write_text("# Earlier steps\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    saved("compare", "main", "--markdown", "summary.md")
+    saved("compare", "main", "--markdown", "other.md")
+    assert Path("summary.md").read_text().startswith("# Earlier steps\n## bench: exit code 0")
+    assert Path("other.md").read_text().startswith("## bench: exit code 0")
+    Path("summary.md").unlink()
+    assert saved("compare", "main", "--markdown", "summary.md")[0] == 0
+    assert Path("summary.md").read_text().startswith("## bench: exit code 0")
+
+
+def test_a_candidate_without_a_record_has_a_verdict_and_no_page(saved: Ran):
+    add_run([])
+    code, out, _ = saved("compare", "main", "--report", "page")
+    assert code == 3
+    assert "no report: the candidate holds no record" in out
+    assert not Path("page").exists()
+
+
+def test_a_stored_run_is_reported_with_its_verdicts(saved: Ran):
+    add_run(night(0.8))
+    for words in (("--against", "main"), ("vision", "--against", "main")):
+        code, out, _ = saved("report", *words, "-o", "pages")
+        assert (code, out) == (0, "pages/vision/index.html\n")
+        page = Path("pages/vision/index.html").read_text()
+        assert "exit code 1: a regression was found" in page
+        assert page.index("<td>regressed</td>") < page.index("What changed since the baseline")
+    saved("report", "vision", "-o", "pages")
+    assert 'id="gate"' not in Path("pages/vision/index.html").read_text()
+
+
+def test_a_report_against_a_baseline_of_another_suite_is_refused(saved: Ran):
+    code, _, err = saved("report", "other", "--against", "main")
+    assert (code, "baseline 'main' is of suite 'vision', not of 'other'" in err) == (4, True)
+    assert saved("report", "--against", "main", "--alpha", "2")[0] == 2
