@@ -260,7 +260,7 @@ class Draw:
             metric: replace(
                 cost,
                 runs=tuple(self._repeats(each[metric].runs[0]) for each in costs),
-                disturbed=False,
+                disturbed=any(each[metric].disturbed for each in costs),
             )
             for metric, cost in costs[0].items()
         }

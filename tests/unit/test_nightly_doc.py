@@ -14,6 +14,7 @@ import yaml
 from bench.cli import _add_commands, app
 
 ROOT = Path(__file__).resolve().parents[2]
+NAME_ALONE = re.compile(r"bench( baseline| store)? [a-z]+")
 TEXT = (ROOT / "docs" / "nightly.md").read_text(encoding="utf-8")
 
 
@@ -36,7 +37,9 @@ def shell_lines() -> list[str]:
     steps = workflow()["jobs"]["gate"]["steps"]
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += [line for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`(bench [^`]+)`", TEXT)
+    # A name alone, as in `bench history`, is talked of and not to be copied.
+    mentions = re.findall(r"`(bench [^`]+)`", TEXT)
+    lines += [mention for mention in mentions if not NAME_ALONE.fullmatch(mention)]
     return [*lines, cron_line().split(" ", 5)[5]]
 
 
