@@ -8,20 +8,24 @@ from contextlib import closing
 from pathlib import Path
 from time import process_time
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from bench import Record, load_records, open_store
+from bench.digests import digest_strings
 from bench.errors import StoreError, SuiteLockedError, UsageError
+from bench.metrics import outcome_bits, pack_outcomes
 from bench.record import Status
 from bench.report import write_report
 from bench.store import Store, load_summaries
+from bench.store.migrations import LAYOUT_MIGRATIONS
 from bench.store.schema import LAYOUT_VERSION, migrate, parse_url
 from bench.store.versions import SummaryReader, dump_record, dump_summary, read_record, upgrade
 from bench.summary import RecordSummary
 from bench.tables import failed_cells, summarise
-from tests.records import CPU, failed_records, make_record, vision_records
+from tests.records import CPU, as_layout_3, failed_records, make_record, vision_records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -301,6 +305,11 @@ def _write_layout_1(path: Path, *bodies: str) -> None:
                 "started_at, version, body) VALUES (1, ?, ?, '', 'ok', '', 1, ?)",
                 (f"cell {number}", f"request {number}", body),
             )
+            database.execute(
+                "INSERT INTO predictions (record_id, split, num_examples, ids_digest, labels, "
+                "predicted, true_probability, top5) VALUES (?, 'test', 3, 'd', ?, ?, '', '')",
+                (number + 1, bytes(12), bytes([0] * 8 + [1] * 4)),
+            )
         database.commit()
 
 
@@ -309,13 +318,73 @@ def test_a_database_of_the_first_layout_is_led_forward_with_its_records(path: Pa
     _write_layout_1(path, *bodies)
     with open_store(str(path), create=False) as store:
         assert _layout_of(store) == LAYOUT_VERSION
+        two_of_three = pack_outcomes("d", bytes(12), bytes([0] * 8 + [1] * 4))
+        expected = [
+            dump_summary(read_record(body).model_copy(update={"outcomes": two_of_three}))
+            for body in bodies
+        ]
         with store._engine.connect() as connection:
-            short = connection.exec_driver_sql("SELECT body FROM summaries ORDER BY 1").scalars()
-            assert sorted(short) == sorted(dump_summary(read_record(body)) for body in bodies)
+            short = connection.exec_driver_sql("SELECT body FROM summaries ORDER BY record_id")
+            assert list(short.scalars()) == expected
+        assert [_right(record) for record in store.summaries()] == ["110", "110"]
         assert summarise(store.summaries("vision")) == summarise(map(read_record, bodies))
         assert [dump_record(record) for record in store.records()][1] == bodies[1]
         store.add(make_record(seed=1, run_id=1))
         assert len(store.summaries()) == 3
+
+
+def _told_record(seed: int, *, right: str) -> Record:
+    """Return a record with predictions on val, all right, and on test, right as the digits say."""
+    record = make_record(seed=seed, predictions=True)
+    labels = np.arange(len(right), dtype="<i4")
+    predicted = np.where(np.array(list(right)) == "1", labels, -1).astype("<i4")
+    changes = {
+        "num_examples": len(right),
+        "labels": labels.tobytes(),
+        "predicted": predicted.tobytes(),
+    }
+    by_split = {packed.split: packed for packed in record.predictions}
+    test = by_split["test"].model_copy(update=changes)
+    return record.model_copy(update={"predictions": (by_split["val"], test)})
+
+
+def _right(summary: RecordSummary) -> str:
+    bits = np.unpackbits(outcome_bits(summary.outcomes), count=summary.outcomes.num_examples)
+    return "".join(map(str, bits))
+
+
+def test_a_summary_holds_which_test_examples_are_right_and_the_record_does_not(store: Store):
+    _run_with(store, _told_record(0, right="1101000001"), make_record(seed=1))
+    told, untold = store.summaries()
+    assert _right(told) == "1101000001"
+    assert told.outcomes.ids_digest == digest_strings(["test"])
+    assert untold.outcomes is None
+    assert "outcomes" not in json.loads(dump_record(_told_record(0, right="1")))
+    assert [record.outcomes for record in store.records()] == [None, None]
+
+
+def test_a_store_of_layout_3_gets_its_outcomes_from_the_predictions(store: Store):
+    patterns = [f"{number:08b}" for number in range(250)]
+    told = [_told_record(seed, right=right) for seed, right in enumerate(patterns)]
+    _run_with(store, *told, make_record(seed=1000))
+    expected = store.summaries()
+    as_layout_3(store)
+    assert all(record.outcomes is None for record in store.summaries())
+    migrate(store._engine, LAYOUT_MIGRATIONS, LAYOUT_VERSION)
+    assert _layout_of(store) == LAYOUT_VERSION
+    assert store.summaries() == expected
+    assert [_right(record) for record in store.summaries()[:-1]] == patterns
+
+
+def test_damaged_predictions_leave_a_summary_without_outcomes(store: Store):
+    _run_with(store, _told_record(0, right="101"), _told_record(1, right="101"))
+    as_layout_3(store)
+    with store._engine.begin() as connection:
+        damage = text("UPDATE predictions SET labels = :labels WHERE record_id = 1")
+        connection.execute(damage, {"labels": b"odd"})
+    migrate(store._engine, LAYOUT_MIGRATIONS, LAYOUT_VERSION)
+    damaged, whole = store.summaries()
+    assert (damaged.outcomes, _right(whole)) == (None, "101")
 
 
 def test_an_unreadable_record_does_not_stop_a_migration_but_whoever_reads_it(path: Path):
@@ -402,7 +471,7 @@ def test_a_record_of_version_1_is_still_read():
 
 def test_the_golden_record_names_every_field_of_the_schema():
     data = json.loads((GOLDEN / "record_v1.json").read_text())
-    assert set(data) == set(Record.model_fields) - {"predictions"}
+    assert set(data) == set(Record.model_fields) - {"predictions", "outcomes"}
 
 
 def test_record_migrations_are_chained():
