@@ -17,7 +17,7 @@ from bench.tables.rows import Row
 
 _STARS = {
     "best": '<span class="star" title="best: told apart from every other row">★</span> ',
-    "tied": '<span class="star" title="tied for best: no test tells which">☆</span> ',
+    "tied": '<span class="star" title="tied for best: these data do not tell which">☆</span> ',
     "": "",
 }
 _FILTERS = ("dataset", "strategy", "status")

@@ -162,7 +162,7 @@ def _ranking_legend(rows: Sequence[Row], titles: set[str], marks: set[str]) -> l
     if _BEST in marks:
         parts.append(f"{_BEST} best: told apart from every other row of its dataset")
     if _TIED in marks:
-        parts.append(f"{_TIED} tied for best: no test tells which")
+        parts.append(f"{_TIED} tied for best: these data do not tell which")
     if "rank" in titles and any(row.rank_low is not None for row in rows):
         parts.append("rank: by accuracy, at 95% confidence")
     shown = " and ".join(name for name in ("95%", "rank") if name in titles)

@@ -113,7 +113,7 @@ def test_a_tie_is_called_a_tie_and_best_is_said_of_one_row_alone():
     tie = [make_record(accuracy=0.91), make_record(strategy="full", accuracy=0.9)]
     page = _page(tie)
     assert "Tied for best: <b>packaged/efficientnet-lite0</b>" in page
-    assert "1 other may as well rank first: no test tells which is best." in page
+    assert "1 other may rank first as well: these data do not tell which is best." in page
     assert (page.count("☆</span> 9"), page.count("★</span> 9")) == (2, 0)
     apart = _page([*tie, make_record(strategy="partial", accuracy=0.97)])
     assert "Best: <b>packaged/efficientnet-lite0</b>, partial" in apart

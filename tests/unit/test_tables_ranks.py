@@ -110,7 +110,7 @@ def test_best_is_bold_and_ties_are_in_italics_with_marks_and_legend_of_their_own
     assert all(said in texts[0] for said in ("90.0 *", "* best: told apart from every other row"))
     assert all(said in texts[1] for said in ("90.0 =", "89.9 ="))
     assert "* best" not in texts[1]
-    assert "= tied for best: no test tells which" in texts[1]
+    assert "= tied for best: these data do not tell which" in texts[1]
 
 
 def _markdown(rows):
