@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import StrategyError
-from bench.record import ClassScore, PredictionSet, Scores
+from bench.record import ClassScore, Outcomes, PredictionSet, Scores
 
 _NUM_ECE_BINS = 15
 _TOP = 5
@@ -123,6 +124,26 @@ def unpack_predictions(predictions: PredictionSet) -> UnpackedPredictions:
         true_probability=np.frombuffer(predictions.true_probability, dtype="<f4"),
         top5=top5.reshape(predictions.num_examples, -1),
     )
+
+
+def pack_outcomes(ids_digest: str, labels: bytes, predicted: bytes) -> Outcomes | None:
+    """Return which examples are right as a bit each, or None where there is no example.
+
+    Args:
+        ids_digest: See `PredictionSet`.
+        labels: As a `PredictionSet` keeps them.
+        predicted: Likewise, of as many examples.
+    """
+    if not labels or len(labels) != len(predicted) or len(labels) % 4:
+        return None
+    right = np.frombuffer(labels, dtype="<i4") == np.frombuffer(predicted, dtype="<i4")
+    bits = b64encode(np.packbits(right).tobytes()).decode("ascii")
+    return Outcomes(ids_digest=ids_digest, num_examples=len(right), correct=bits)
+
+
+def outcome_bits(outcomes: Outcomes) -> NDArray[np.uint8]:
+    """Return the bytes that `np.packbits` made of the outcomes, shape (ceil(N / 8),)."""
+    return np.frombuffer(b64decode(outcomes.correct), dtype=np.uint8)
 
 
 @lru_cache(maxsize=64)

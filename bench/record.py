@@ -21,6 +21,7 @@ from bench.summary import (
     Latency,
     Memory,
     NumericsPlan,
+    Outcomes,
     RecordSummary,
     ScoreSummary,
     SelectionSummary,
@@ -43,6 +44,7 @@ __all__ = [
     "Latency",
     "Memory",
     "NumericsPlan",
+    "Outcomes",
     "PredictionSet",
     "Preprocessing",
     "Progress",
@@ -206,10 +208,12 @@ class Record(RecordSummary):
 
     Attributes:
         seconds: Wall seconds by phase.
+        outcomes: Follow from the predictions, so they are in the summary's JSON alone.
         predictions: Kept apart from the record's JSON.
     """
 
     test: Scores | None = None
+    outcomes: Outcomes | None = Field(default=None, exclude=True, repr=False)
     val: Scores | None = None
     selection: Selection | None = None
     curve: tuple[EpochPoint, ...] = ()

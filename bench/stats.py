@@ -53,12 +53,14 @@ def accuracy_interval(
     quantile = NormalDist().inv_cdf(0.5 + level / 2)
     between = variance(accuracies) / len(accuracies) if len(accuracies) > 1 else 0.0
     if between == 0.0:
-        return _wilson(mean, size, quantile)
+        return wilson_interval(mean, size, quantile)
     # At p = 0 or 1 there is no spread between seeds either, so p (1 - p) > 0 here.
     within = mean * (1 - mean) / size
     total = within + between
     freedom = (len(accuracies) - 1) * (total / between) ** 2
-    return _wilson(mean, mean * (1 - mean) / total, student_quantile(0.5 + level / 2, freedom))
+    return wilson_interval(
+        mean, mean * (1 - mean) / total, student_quantile(0.5 + level / 2, freedom)
+    )
 
 
 def student_quantile(probability: float, freedom: float) -> float:
@@ -117,7 +119,16 @@ def _check(correct: Sequence[int], totals: Sequence[int], level: float) -> None:
         raise UsageError(f"the level of an interval lies between 0 and 1, got {level}")
 
 
-def _wilson(fraction: float, size: float, quantile: float) -> Interval:
+def wilson_interval(fraction: float, size: float, quantile: float) -> Interval:
+    """Return Wilson's score interval of a fraction; it has a width at 0 and at 1 too.
+
+    Args:
+        fraction: In [0, 1].
+        size: Independent examples that would give its variance, above 0.
+        quantile: Two-sided critical value, e.g. 1.96 for 95%.
+
+    Source: Wilson, 1927.
+    """
     square = quantile**2 / size
     centre = (fraction + square / 2) / (1 + square)
     half = math.sqrt(fraction * (1 - fraction) * square + square**2 / 4) / (1 + square)

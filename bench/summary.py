@@ -63,6 +63,20 @@ class ScoreSummary(Frozen):
     ece: float
 
 
+class Outcomes(Frozen):
+    """Which test examples were classified correctly: what paired statistics in tables need.
+
+    Attributes:
+        ids_digest: Of the example ids in order; where it is equal, bits are of the same examples.
+        num_examples: N.
+        correct: A bit per example in that order, the first in the highest bit of a byte, as base64.
+    """
+
+    ids_digest: str
+    num_examples: int
+    correct: str
+
+
 class SelectionSummary(Frozen):
     """How the choice on val ended.
 
@@ -258,6 +272,7 @@ class RecordSummary(Frozen):
         standalone_seconds: That, and what the artifacts it reused had cost.
         host_peak_bytes: Highest resident memory of the child above its floor at start.
         num_trainable_parameters: Backbone and head parameters that received gradients or a fit.
+        outcomes: On the test split; None where no predictions were kept.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -269,6 +284,7 @@ class RecordSummary(Frozen):
     failure: Failure | None = None
     started_at: datetime
     test: ScoreSummary | None = None
+    outcomes: Outcomes | None = None
     val: ScoreSummary | None = None
     selection: SelectionSummary | None = None
     curve: tuple[EpochSummary, ...] = ()

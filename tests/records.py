@@ -1,9 +1,15 @@
 """Synthetic records for tests: plausible in shape, clearly not measurements."""
 
+import base64
+import json
 import zlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
 
 from bench.digests import digest_strings, digest_value
 from bench.record import (
@@ -20,6 +26,7 @@ from bench.record import (
     Latency,
     Memory,
     NumericsPlan,
+    Outcomes,
     PredictionSet,
     Preprocessing,
     Record,
@@ -30,6 +37,7 @@ from bench.record import (
     TrainProfile,
 )
 from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec
+from bench.store import Store
 
 NUM_TEST = 1000
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -266,6 +274,39 @@ def _predictions() -> tuple[PredictionSet, ...]:
         )
         for split in ("test", "val")
     )
+
+
+def with_outcomes(record: Record, right: NDArray[np.bool_]) -> Record:
+    """Return the record as tables read it where these test examples are right, and no other."""
+    bits = base64.b64encode(np.packbits(right).tobytes()).decode()
+    outcomes = Outcomes(ids_digest="1d" * 32, num_examples=len(right), correct=bits)
+    accuracy = float(right.mean())
+    test = record.test.model_copy(update={"num_examples": len(right), "accuracy": accuracy})
+    return record.model_copy(update={"outcomes": outcomes, "test": test})
+
+
+def as_layout_3(store: Store) -> None:
+    """Make a store one of layout 3, whose summaries say nothing of single examples."""
+    with store._engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT record_id, body FROM summaries").all()
+        for number, body in found:
+            data = json.loads(body)
+            del data["outcomes"]
+            change = text("UPDATE summaries SET body = :body WHERE record_id = :number")
+            connection.execute(change, {"body": json.dumps(data), "number": number})
+        connection.exec_driver_sql("UPDATE bench_layout SET version = 3")
+
+
+def drawn_outcomes(record: Record) -> Record:
+    """Return the record with outcomes of its accuracy; what is hard is mostly so for all cells."""
+    if record.test is None:
+        return record
+    own = int(digest_value(record.cell.canonical())[:8], 16)
+    hardness = np.random.default_rng(0).normal(size=NUM_TEST)
+    hardness += 0.5 * np.random.default_rng(own).normal(size=NUM_TEST)
+    right = np.zeros(NUM_TEST, dtype=bool)
+    right[np.argsort(hardness)[: round(record.test.accuracy * NUM_TEST)]] = True
+    return with_outcomes(record, right)
 
 
 BACKBONE_RATES = {

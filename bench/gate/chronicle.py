@@ -31,7 +31,7 @@ MOST_RECORDS = 50_000
 _MOST_RUNS = 500
 """Each series takes time by the square of its length."""
 
-FEW_RECORDS = 10_000
+FEW_RECORDS = 5_000
 """What a command that only mentions the history has time for."""
 
 _MOST_NAMED = 3

@@ -68,14 +68,14 @@ def linear_axis(
 def robust_floor(values: Sequence[float]) -> float:
     """Return the value under which an axis need not reach: what lies below would flatten the rest.
 
-    That is the best value less four times its distance to the median, and at least 0.25 less: an
+    That is the highest value less four times its distance to the median, and at least 0.25 less: an
     axis over a quarter of all accuracies still tells half a point apart.
 
     Args:
         values: At least one; higher is better.
     """
-    best = max(values)
-    return best - max(4 * (best - median(values)), 0.25)
+    highest = max(values)
+    return highest - max(4 * (highest - median(values)), 0.25)
 
 
 def log_axis(values: Sequence[float]) -> Axis:

@@ -47,6 +47,12 @@ def _word(title: str, help: str, name: str, *, extra: bool = False) -> Column:
     return Column(title, help, lambda row: getattr(row, name), text, numeric=False, extra=extra)
 
 
+def _middle_rank(row: Row) -> float | None:
+    if row.rank_low is None or row.rank_high is None:
+        return None
+    return (row.rank_low + row.rank_high) / 2
+
+
 COLUMNS = (
     _word("Backbone", "The pretrained feature extractor", "backbone"),
     _word("Dataset", "The labelled examples", "dataset"),
@@ -59,9 +65,15 @@ COLUMNS = (
     ),
     Column(
         "95% interval",
-        "Where the accuracy on all data of this kind lies, at 95% confidence",
+        "Where the accuracy over all data of this kind, and over other seeds, lies",
         lambda row: row.test_accuracy_low,
         lambda row: scale.interval(row.test_accuracy_low, row.test_accuracy_high),
+    ),
+    Column(
+        "Rank",
+        "Where its rank by accuracy on its dataset lies, at 95% confidence",
+        _middle_rank,
+        lambda row: scale.rank(row.rank_low, row.rank_high),
     ),
     _number(
         "Macro-F1 %", "Mean F1 over classes on test", "test_macro_f1", scale.percent, extra=True

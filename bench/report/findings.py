@@ -1,11 +1,11 @@
-"""Rows -> what they say: winners and ties, what they cost, whether transfer was worth it."""
+"""Rows -> what they say: the best or the ties, what they cost, whether transfer was worth it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.summary import RecordSummary
-from bench.tables.ranking import Ranking, rank
+from bench.tables.ranking import Ranking, rank, told_apart
 from bench.tables.rows import Row
 from bench.tables.scale import percent, points
 
@@ -15,12 +15,12 @@ MAX_DATA_WAIT = 0.1
 
 @dataclass(frozen=True)
 class Worth:
-    """The best row against one way of doing without transfer.
+    """The most accurate pretrained row against one way of doing without transfer.
 
     Attributes:
         against: What it is compared with, for people.
-        difference: Accuracy of the best row minus that, a fraction.
-        verdict: ``better``, ``tie`` or ``worse``; a tie is not told apart by the interval.
+        difference: Accuracy of that row minus that of the other way, a fraction.
+        verdict: ``better``, ``tie`` or ``worse``; a tie is not told apart.
     """
 
     against: str
@@ -29,12 +29,12 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class Winner:
-    """What is best on one dataset.
+class Standing:
+    """How the rows of one dataset stand.
 
     Attributes:
-        ranking: The leader and all that cannot be told from it.
-        transfer: The best row with pretrained weights that is not a plain extractor.
+        ranking: The leader and all that may rank first.
+        transfer: The most accurate row with pretrained weights that is not a plain extractor.
         worth: That row against majority class, plain extractor and random weights.
         fastest: Of leader and ties, the one with the highest comparable inference rate.
         missing: Which of these baselines the suite does not have.
@@ -53,7 +53,7 @@ class Gain:
     """How much a strategy adds to the linear probe of the same backbone and dataset.
 
     Attributes:
-        clear: Whether the two 95% intervals are apart.
+        clear: Whether the two rows are told apart, by their ranks or their intervals.
     """
 
     difference: float
@@ -75,10 +75,12 @@ def is_plain(row: Row) -> bool:
     return row.backbone.startswith("plain/")
 
 
-def winners(rows: Sequence[Row]) -> list[Winner]:
-    """Return what is best on each dataset, in the order of the rows."""
+def standings(rows: Sequence[Row]) -> list[Standing]:
+    """Return how the rows of each dataset stand, in the order of the rows."""
     return [
-        _winner(dataset, ranking, [row for row in rows if row.dataset == dataset and _scored(row)])
+        _standing(
+            dataset, ranking, [row for row in rows if row.dataset == dataset and _scored(row)]
+        )
         for (_, _, dataset), ranking in rank(rows).items()
     ]
 
@@ -87,18 +89,18 @@ def _scored(row: Row) -> bool:
     return row.status == "ok" and row.test_accuracy is not None
 
 
-def _winner(dataset: str, ranking: Ranking, rows: Sequence[Row]) -> Winner:
-    transfer = _best(row for row in rows if row.weights == "pretrained" and not is_plain(row))
-    plain = _best(row for row in rows if is_plain(row))
-    scratch = _best(row for row in rows if row.weights == "random")
+def _standing(dataset: str, ranking: Ranking, rows: Sequence[Row]) -> Standing:
+    transfer = _highest(row for row in rows if row.weights == "pretrained" and not is_plain(row))
+    plain = _highest(row for row in rows if is_plain(row))
+    scratch = _highest(row for row in rows if row.weights == "random")
     worth = [] if transfer is None else _worth_of(transfer, plain, scratch)
     missing = [
         name for name, row in (("plain/pixels", plain), ("weights: random", scratch)) if not row
     ]
-    return Winner(dataset, ranking, transfer, tuple(worth), fastest(ranking.all), tuple(missing))
+    return Standing(dataset, ranking, transfer, tuple(worth), fastest(ranking.all), tuple(missing))
 
 
-def _best(rows: Iterable[Row]) -> Row | None:
+def _highest(rows: Iterable[Row]) -> Row | None:
     return max(rows, key=accuracy, default=None)
 
 
@@ -118,7 +120,7 @@ def _worth_of(transfer: Row, plain: Row | None, scratch: Row | None) -> list[Wor
     for row, what in ((plain, "nothing learned"), (scratch, "training from scratch")):
         if row is not None:
             difference = accuracy(transfer) - accuracy(row)
-            verdict = _sign(difference, tie=not _apart(transfer, row))
+            verdict = _sign(difference, tie=not told_apart(transfer, row))
             text = f"{what}: {row.backbone} · {row.strategy} ({percent(row.test_accuracy)}%)"
             worth.append(Worth(text, difference, verdict))
     return worth
@@ -128,12 +130,6 @@ def _sign(difference: float, *, tie: bool) -> str:
     if tie:
         return "tie"
     return "better" if difference > 0 else "worse"
-
-
-def _apart(first: Row, second: Row) -> bool:
-    """Return whether the lower row's interval ends below the higher one's accuracy."""
-    higher, lower = (first, second) if accuracy(first) >= accuracy(second) else (second, first)
-    return lower.test_accuracy_high is not None and lower.test_accuracy_high < accuracy(higher)
 
 
 def comparable_rates(rows: Sequence[Row]) -> list[Row]:
@@ -191,7 +187,7 @@ def _is_base(row: Row) -> bool:
 
 
 def _gain(row: Row, base: Row) -> Gain:
-    return Gain(accuracy(row) - accuracy(base), clear=_apart(row, base))
+    return Gain(accuracy(row) - accuracy(base), clear=told_apart(row, base))
 
 
 def caveats(records: Sequence[RecordSummary], rows: Sequence[Row]) -> list[str]:
@@ -206,8 +202,8 @@ def caveats(records: Sequence[RecordSummary], rows: Sequence[Row]) -> list[str]:
         found.append("The project held uncommitted changes when some cells were measured.")
     if rows and all(row.num_seeds <= 1 for row in rows):
         found.append(
-            "One seed per row: the interval covers which examples are in the test split, not what "
-            "another seed would give."
+            "One seed per row: intervals and ranks cover which examples are in the test split, not "
+            "what another seed would give."
         )
     return found
 

@@ -6,6 +6,7 @@ language would take several times as long.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -14,17 +15,26 @@ from bench.summary import Status
 from bench.tables.render import accuracy_text
 from bench.tables.rows import Row
 
-_STAR = '<span class="star" title="best on its dataset, or not to be told from the best">★</span> '
+_STARS = {
+    "best": '<span class="star" title="best: told apart from every other row">★</span> ',
+    "tied": '<span class="star" title="tied for best: these data do not tell which">☆</span> ',
+    "": "",
+}
 _FILTERS = ("dataset", "strategy", "status")
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the results table; heat in [0, 1] is its accuracy on its dataset's own scale."""
+    """A row of the results table.
+
+    Attributes:
+        heat: In [0, 1], its accuracy on its dataset's own scale.
+        place: Whether it is the best of its dataset, or tied for best, or neither.
+    """
 
     row: Row
     heat: float | None
-    best: bool
+    place: Literal["best", "tied", ""]
 
 
 def table_lines(table: Iterable[TableRow]) -> Markup:
@@ -45,7 +55,7 @@ def _cell(column: Column, line: TableRow) -> str:
     sort, text = _sort_value(column, line.row), escape(column.text(line.row))
     if column.text is accuracy_text:
         heat = "" if line.heat is None else f' style="--heat:{round(line.heat, 3)}"'
-        return f'<td class="num heat"{sort}{heat}>{_STAR if line.best else ""}{text}</td>'
+        return f'<td class="num heat"{sort}{heat}>{_STARS[line.place]}{text}</td>'
     kinds = " ".join(name for name in ("num" * column.numeric, "extra" * column.extra) if name)
     return f'<td class="{kinds}"{sort}>{text}</td>' if kinds else f"<td{sort}>{text}</td>"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.gate.night import Night
@@ -17,13 +17,13 @@ from bench.report.axes import Axis, linear_axis, robust_floor
 from bench.report.columns import COLUMNS
 from bench.report.findings import (
     GainLine,
-    Winner,
+    Standing,
     accuracy,
     caveats,
     comparable_memory,
     comparable_rates,
+    standings,
     strategy_gains,
-    winners,
 )
 from bench.report.gate import gate_section
 from bench.report.lines import TableRow, table_lines
@@ -32,12 +32,12 @@ from bench.summary import RecordSummary, Status
 from bench.tables import scale
 from bench.tables.detectable import size_text
 from bench.tables.labels import label_cells
-from bench.tables.ranking import best_rows
+from bench.tables.ranking import best_rows, tied_rows
 from bench.tables.render import accuracy_text
 from bench.tables.rows import COLUMNS as ROW_COLUMNS
 from bench.tables.rows import Row, failed_cells, summarise
 
-# A run of thousands of rows is read in its table; these keep the rest of the page to what is best.
+# A run of thousands of rows is read in its table; these keep the rest of the page to what leads.
 _MOST_STRIPS = 12
 _MOST_HIDDEN = 100
 _MOST_CURVES = 40
@@ -49,6 +49,7 @@ class Strip:
     """One row of a dataset's interval figure; positions in percent of its width.
 
     Attributes:
+        first: Whether it is the best of its dataset or tied for best.
         inside: False where it lies so far below that it would flatten the rest.
     """
 
@@ -56,7 +57,7 @@ class Strip:
     low: float
     high: float
     middle: float
-    best: bool
+    first: bool
     inside: bool
 
 
@@ -69,7 +70,7 @@ class Card:
         num_further: Rows that only the results table shows.
     """
 
-    winner: Winner
+    standing: Standing
     strips: tuple[Strip, ...]
     hidden: tuple[Strip, ...]
     num_further: int
@@ -164,7 +165,7 @@ def _context(records: Sequence[RecordSummary], notes: list[str]) -> dict[str, An
         "num_ok": sum(record.status == Status.OK for record in records),
         "num_cells": len(records),
         "span": _span(records),
-        "cards": [_card(winner, rows) for winner in winners(rows)],
+        "cards": [_card(standing, rows) for standing in standings(rows)],
         "columns": COLUMNS,
         "num_rows": len(rows),
         "lines": table_lines(_table(rows)),
@@ -231,8 +232,8 @@ def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _card(winner: Winner, rows: Sequence[Row]) -> Card:
-    leader = winner.ranking.leader
+def _card(standing: Standing, rows: Sequence[Row]) -> Card:
+    leader = standing.ranking.leader
     group = [
         row
         for row in rows
@@ -243,10 +244,10 @@ def _card(winner: Winner, rows: Sequence[Row]) -> Card:
     inside = [row for row in group if accuracy(row) >= floor]
     ends = [end for row in inside for end in (row.test_accuracy_low, row.test_accuracy_high) if end]
     axis = linear_axis(ends, least=0.0, most=1.0)
-    best = set(map(id, winner.ranking.all))
-    strips = [_strip(row, axis, accuracy(row) >= floor, id(row) in best) for row in group]
+    first = set(map(id, standing.ranking.all))
+    strips = [_strip(row, axis, accuracy(row) >= floor, id(row) in first) for row in group]
     return Card(
-        winner,
+        standing,
         tuple(strips[:_MOST_STRIPS]),
         tuple(strips[_MOST_STRIPS:_MOST_HIDDEN]),
         len(strips[_MOST_HIDDEN:]),
@@ -255,14 +256,15 @@ def _card(winner: Winner, rows: Sequence[Row]) -> Card:
     )
 
 
-def _strip(row: Row, axis: Axis, inside: bool, best: bool) -> Strip:
+def _strip(row: Row, axis: Axis, inside: bool, first: bool) -> Strip:
     ends = (row.test_accuracy_low, row.test_accuracy_high, row.test_accuracy)
     low, high, middle = (round(100 * axis.share(end or 0.0), 2) for end in ends)
-    return Strip(row, low, high, middle, best, inside)
+    return Strip(row, low, high, middle, first, inside)
 
 
 def _table(rows: Sequence[Row]) -> list[TableRow]:
-    best = set(map(id, best_rows(rows)))
+    places: dict[int, Literal["best", "tied"]] = {id(row): "best" for row in best_rows(rows)}
+    places |= {id(row): "tied" for row in tied_rows(rows)}
     known: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.test_accuracy:
@@ -272,7 +274,9 @@ def _table(rows: Sequence[Row]) -> list[TableRow]:
         name: (max(min(values), robust_floor(values)), max(values))
         for name, values in known.items()
     }
-    return [TableRow(row, _heat(row, scales.get(row.dataset)), id(row) in best) for row in rows]
+    return [
+        TableRow(row, _heat(row, scales.get(row.dataset)), places.get(id(row), "")) for row in rows
+    ]
 
 
 def _heat(row: Row, ends: tuple[float, float] | None) -> float | None:

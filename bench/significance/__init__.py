@@ -5,6 +5,7 @@ random comes from a fixed seed.
 """
 
 from bench.significance.family import adjust_holm, detectable_effect, sample_factor
+from bench.significance.hierarchy import Spread, hierarchical_interval, outcome_spread
 from bench.significance.noise import Noise, between_run_noise, pool_noise
 from bench.significance.paired import (
     PairedEffect,
@@ -13,6 +14,7 @@ from bench.significance.paired import (
     pooled_inflation,
     sign_flip_p,
 )
+from bench.significance.ranks import Ranks, better_rows, rank_ends
 from bench.significance.ratios import RatioEffect, ratio_effect, ratio_test
 from bench.significance.resampling import (
     macro_f1_replicates,
@@ -28,20 +30,26 @@ __all__ = [
     "ChangeKind",
     "Noise",
     "PairedEffect",
+    "Ranks",
     "RatioEffect",
     "ShiftSettings",
+    "Spread",
     "Tested",
     "adjust_holm",
+    "better_rows",
     "between_run_noise",
     "detectable_effect",
     "find_changes",
+    "hierarchical_interval",
     "levels",
     "macro_f1_replicates",
     "mean_replicates",
+    "outcome_spread",
     "paired_effect",
     "paired_test",
     "pool_noise",
     "pooled_inflation",
+    "rank_ends",
     "ratio_effect",
     "ratio_test",
     "resample_weights",

@@ -3,6 +3,7 @@
 Every table is named in SQL as it was in that layout: `schema` moves on, a migration does not.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -10,9 +11,9 @@ from sqlalchemy import Connection, text
 
 from bench.errors import StoreError
 from bench.store.schema import Step
-from bench.store.versions import dump_summary, read_record
+from bench.store.versions import dump_summary, read_record, with_outcomes
 
-_BATCH = 200
+_BATCH = 100
 
 
 def _fill_summaries(connection: Connection) -> None:
@@ -29,6 +30,24 @@ def _fill_summaries(connection: Connection) -> None:
                 connection.execute(write, {"record_id": row.id, "body": body})
 
 
+def _fill_outcomes(connection: Connection) -> None:
+    """Write into every summary which test examples were right, from the stored predictions."""
+    read = text(
+        "SELECT s.record_id, s.body, p.ids_digest, p.labels, p.predicted FROM summaries AS s "
+        "JOIN predictions AS p ON p.record_id = s.record_id AND p.split = 'test' "
+        "WHERE s.record_id > :last ORDER BY s.record_id LIMIT :most"
+    )
+    write = text("UPDATE summaries SET body = :body WHERE record_id = :record_id")
+    last = 0
+    while rows := connection.execute(read, {"last": last, "most": _BATCH}).all():
+        last = rows[-1].record_id
+        for row in rows:
+            labels, predicted = bytes(row.labels), bytes(row.predicted)
+            data = with_outcomes(json.loads(row.body), row.ids_digest, labels, predicted)
+            body = json.dumps(data, separators=(",", ":"))
+            connection.execute(write, {"record_id": row.record_id, "body": body})
+
+
 LAYOUT_MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
     1: (
         "CREATE TABLE summaries (record_id INTEGER NOT NULL PRIMARY KEY REFERENCES records (id), "
@@ -39,5 +58,6 @@ LAYOUT_MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
         "ALTER TABLE records ADD COLUMN token VARCHAR(32)",
         "CREATE UNIQUE INDEX records_by_token ON records (token)",
     ),
+    3: (_fill_outcomes,),
 }
 """Version -> steps that lead from it to the next one."""

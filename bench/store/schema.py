@@ -43,7 +43,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bench.errors import StoreError, StoreUnavailableError
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 Step = str | Callable[[Connection], None]
 """Of a migration: a statement, or a function where the new content has to be computed."""

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from bench.errors import StoreError
+from bench.metrics import pack_outcomes
 from bench.record import SCHEMA_VERSION, Record
 from bench.spec import BackboneSpec, DatasetSpec, Frozen, StrategySpec
 from bench.summary import DataSummary, Environment, RecordSummary
@@ -37,8 +38,30 @@ def dump_record(record: Record) -> str:
 
 
 def dump_summary(record: RecordSummary) -> str:
-    """Return the JSON of what a summary keeps of a record, and nothing else."""
-    return json.dumps(_SUMMARY.dump_python(record, mode="json"), separators=(",", ":"))
+    """Return the JSON of what a summary keeps of a record, and nothing else.
+
+    Of the predictions, where the record has some, it keeps which test examples are right.
+    """
+    data = _SUMMARY.dump_python(record, mode="json")
+    for packed in record.predictions if isinstance(record, Record) else ():
+        if packed.split == "test":
+            data = with_outcomes(data, packed.ids_digest, packed.labels, packed.predicted)
+    return json.dumps(data, separators=(",", ":"))
+
+
+def with_outcomes(
+    summary: dict[str, Any], ids_digest: str, labels: bytes, predicted: bytes
+) -> dict[str, Any]:
+    """Return a summary's data with the outcomes that predictions on test hold.
+
+    Args:
+        summary: As `dump_summary` writes it.
+        ids_digest: See `PredictionSet`, as the others.
+        labels: True classes.
+        predicted: Predicted classes.
+    """
+    outcomes = pack_outcomes(ids_digest, labels, predicted)
+    return summary | {"outcomes": outcomes.model_dump() if outcomes else None}
 
 
 def read_record(body: str, version: int = SCHEMA_VERSION) -> Record:

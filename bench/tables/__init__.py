@@ -1,6 +1,6 @@
 """Records -> rows -> text and files, the only place that scales and rounds; knows no database."""
 
-from bench.tables.ranking import best_rows
+from bench.tables.ranking import best_rows, tied_rows
 from bench.tables.render import FORMATS, format_for, render, write_output
 from bench.tables.rows import FailedCell, Row, failed_cells, summarise
 
@@ -13,5 +13,6 @@ __all__ = [
     "format_for",
     "render",
     "summarise",
+    "tied_rows",
     "write_output",
 ]

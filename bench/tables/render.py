@@ -12,7 +12,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.record import Status
 from bench.tables import scale
-from bench.tables.ranking import best_rows
+from bench.tables.ranking import best_rows, tied_rows
 from bench.tables.rows import COLUMNS, Row
 
 
@@ -51,6 +51,7 @@ TEXT_COLUMNS = (
     TextColumn("strategy", lambda row: row.strategy, numeric=False),
     TextColumn("acc %", accuracy_text),
     TextColumn("95%", lambda row: scale.interval(row.test_accuracy_low, row.test_accuracy_high), 1),
+    TextColumn("rank", lambda row: scale.rank(row.rank_low, row.rank_high), 1),
     TextColumn("F1 %", lambda row: scale.percent(row.test_macro_f1), 7),
     TextColumn("train/s", lambda row: scale.rate(row.train_examples_per_second), 5),
     TextColumn("infer/s", lambda row: scale.rate(row.infer_examples_per_second), 3),
@@ -77,8 +78,8 @@ def to_json(rows: Sequence[Row]) -> bytes:
 
 
 def to_markdown(rows: Sequence[Row]) -> bytes:
-    """Return a table with the best of each dataset in bold."""
-    best = set(map(id, best_rows(rows)))
+    """Return a table with the best of each dataset in bold, and rows tied for best in italics."""
+    patterns = _patterns(rows, "**{}**", "*{}*")
     columns = (_DATASET, *TEXT_COLUMNS)
     lines = [
         _markdown_line([column.title for column in columns]),
@@ -86,16 +87,19 @@ def to_markdown(rows: Sequence[Row]) -> bytes:
     ]
     for row in rows:
         cells = [_escape_markdown(column.cell(row)) for column in columns]
-        lines.append(_markdown_line(_bold(cells, columns, id(row) in best, "**{}**")))
+        lines.append(_markdown_line(_marked(cells, columns, patterns.get(id(row)))))
     return ("\n".join(lines) + "\n").encode()
 
 
-def _bold(
-    cells: list[str], columns: Sequence[TextColumn], is_best: bool, pattern: str
-) -> list[str]:
+def _patterns(rows: Sequence[Row], best: str, tied: str) -> dict[int, str]:
+    """Return how the accuracy of a row is written that is best, or tied for best."""
+    return {id(row): best for row in best_rows(rows)} | {id(row): tied for row in tied_rows(rows)}
+
+
+def _marked(cells: list[str], columns: Sequence[TextColumn], pattern: str | None) -> list[str]:
     index = next(i for i, column in enumerate(columns) if column.cell is accuracy_text)
     return [
-        pattern.format(cell) if is_best and position == index else cell
+        pattern.format(cell) if pattern and position == index else cell
         for position, cell in enumerate(cells)
     ]
 
@@ -127,8 +131,8 @@ def _escape_latex(text: str) -> str:
 
 
 def to_latex(rows: Sequence[Row]) -> bytes:
-    """Return a ``tabular`` for the booktabs package, the best of each dataset in bold."""
-    best = set(map(id, best_rows(rows)))
+    """Return a ``tabular`` for the booktabs package; bold and italics as in Markdown."""
+    patterns = _patterns(rows, r"\textbf{{{}}}", r"\textit{{{}}}")
     columns = (_DATASET, *TEXT_COLUMNS)
     layout = "".join("r" if column.numeric else "l" for column in columns)
     lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
@@ -137,7 +141,7 @@ def to_latex(rows: Sequence[Row]) -> bytes:
         if position and row.dataset != rows[position - 1].dataset:
             lines.append(r"\midrule")
         cells = [_escape_latex(column.cell(row)) for column in columns]
-        lines.append(_latex_line(_bold(cells, columns, id(row) in best, r"\textbf{{{}}}")))
+        lines.append(_latex_line(_marked(cells, columns, patterns.get(id(row)))))
     return ("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n").encode()
 
 

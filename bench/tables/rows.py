@@ -1,15 +1,17 @@
 """Records -> one row per backbone x dataset x strategy, in base units; knows no rendering."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
-from bench.stats import accuracy_interval
+from bench.stats import Interval
 from bench.summary import Latency, Memory, RecordSummary, ScoreSummary, Status
 from bench.tables.labels import Labels, label_cells
+from bench.tables.ranks import Contender, rank_contenders, row_interval
 
 KEY_DIGITS = 12
 _SEVERITY = (Status.CRASHED, Status.ERROR, Status.OOM, Status.TIMEOUT, Status.DIVERGED)
@@ -31,9 +33,13 @@ class Row:
         status: `ok` if every seed is, else the gravest: crashed, error, oom, timeout, diverged.
         num_seeds: Seeds that ended `ok`; the row's numbers are theirs alone.
         num_cells: Seeds that were tried.
-        test_accuracy_low: Lower end of the 95% interval, see `bench.stats.accuracy_interval`.
+        test_accuracy_low: Lower end of the 95% interval over seeds and examples, see
+            `bench.tables.ranks.row_interval`; with one seed over examples alone.
         test_accuracy_high: Upper end.
         test_accuracy_std: Between seeds; None with one seed.
+        rank_low: Best rank by accuracy that the row may have among those of its suite, run and
+            dataset with every seed `ok`, at 95% confidence; None where it is none of them.
+        rank_high: Worst such rank. A row is best where both are 1.
         majority_accuracy: Test accuracy of always naming train's most frequent class.
         infer_batch_size: At which `infer_examples_per_second` was measured.
         latency_p50_seconds: Of a batch of one, model only.
@@ -58,6 +64,8 @@ class Row:
     test_accuracy_low: float | None
     test_accuracy_high: float | None
     test_accuracy_std: float | None
+    rank_low: int | None
+    rank_high: int | None
     test_top5_accuracy: float | None
     test_macro_f1: float | None
     test_balanced_accuracy: float | None
@@ -130,7 +138,25 @@ def summarise(records: Iterable[RecordSummary]) -> list[Row]:
         group = (record.run_id, record.cell.suite, names)
         groups.setdefault(group, []).append(record)
     rows = [_row(names, group) for (_, _, names), group in groups.items()]
-    return sorted(rows, key=_order)
+    return sorted(_ranked(rows, list(groups.values())), key=_order)
+
+
+def _ranked(rows: Sequence[Row], groups: Sequence[Sequence[RecordSummary]]) -> list[Row]:
+    """Return the rows with the ranks they may have among those of their dataset."""
+    datasets: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    contenders: dict[int, Contender] = {}
+    for place, (row, group) in enumerate(zip(rows, groups, strict=True)):
+        low, high = row.test_accuracy_low, row.test_accuracy_high
+        if row.status != Status.OK or low is None or high is None:
+            continue
+        datasets[row.suite, row.run_id, row.dataset].append(place)
+        contenders[place] = Contender(tuple(group), Interval(low, high))
+    ranked = list(rows)
+    for places in datasets.values():
+        ends = rank_contenders([contenders[place] for place in places])
+        for place, (low_rank, high_rank) in zip(places, ends, strict=True):
+            ranked[place] = replace(rows[place], rank_low=low_rank, rank_high=high_rank)
+    return ranked
 
 
 def _order(row: Row) -> tuple[str, int, str, float, str, str]:
@@ -189,6 +215,8 @@ def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
         key=" ".join(_key_of(record) for record in shown),
         num_parameters=_largest(record.num_parameters for record in ok),
         num_trainable_parameters=_largest(record.num_trainable_parameters for record in ok),
+        rank_low=None,
+        rank_high=None,
         majority_accuracy=_mean(r.data.majority_accuracy for r in ok if r.data),
         val_accuracy=_mean(r.val.accuracy for r in ok if r.val),
         **_quality(ok),
@@ -240,9 +268,7 @@ def _quality(ok: Sequence[RecordSummary]) -> _Columns:
         "test_accuracy_high": None,
         "test_accuracy_std": None,
     }
-    if tests:
-        correct = [round(test.accuracy * test.num_examples) for test in tests]
-        interval = accuracy_interval(correct, [test.num_examples for test in tests])
+    if interval := row_interval(ok):
         scores |= {"test_accuracy_low": interval.low, "test_accuracy_high": interval.high}
     if len(tests) > 1:
         scores["test_accuracy_std"] = stdev(test.accuracy for test in tests)

@@ -13,6 +13,13 @@ def interval(low: float | None, high: float | None) -> str:
     return ABSENT if low is None or high is None else f"{percent(low)}–{percent(high)}"
 
 
+def rank(low: int | None, high: int | None) -> str:
+    """Return ``1``, or ``1–3`` for a rank that is not known better."""
+    if low is None or high is None:
+        return ABSENT
+    return str(low) if low == high else f"{low}–{high}"
+
+
 def points(difference: float | None) -> str:
     """Return a signed difference of fractions in percentage points: ``+8.2``."""
     return ABSENT if difference is None else f"{100 * difference:+.1f}"

@@ -1,7 +1,7 @@
 """Rows -> a table for the terminal, one block per dataset, in as many columns as fit."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -14,12 +14,12 @@ from rich.text import Text
 
 from bench.record import Status
 from bench.tables import scale
-from bench.tables.ranking import best_rows
+from bench.tables.ranking import best_rows, tied_rows
 from bench.tables.render import TEXT_COLUMNS, TextColumn, accuracy_text
 from bench.tables.rows import FailedCell, Row
 
 _GAP = 2
-_MARK = "*"
+_BEST, _TIED = "*", "="
 _NAME_WIDTH = 28
 _NARROWEST_NAME = 16
 _WIDEST_TEXT = 30
@@ -33,9 +33,9 @@ def terminal_text(
 ) -> str:
     """Return the table with a block per dataset, and the failures with their reasons under it.
 
-    The best of a dataset, and all that cannot be told from it, are marked. Columns that do not fit
-    are left out, the least telling first; long names wrap. Of a dataset the 500 most accurate rows
-    are shown, and how many there are below.
+    The best of a dataset, or else the rows that are tied for best, are marked. Columns that do not
+    fit are left out, the least telling first; long names wrap. Of a dataset the 500 most accurate
+    rows are shown, and how many there are below.
 
     Args:
         rows: In the order they shall appear.
@@ -52,19 +52,20 @@ def terminal_text(
         highlight=False,
         legacy_windows=False,
     )
-    best = set(map(id, best_rows(rows)))
+    marks = {id(row): _BEST for row in best_rows(rows)}
+    marks |= {id(row): _TIED for row in tied_rows(rows)}
     columns = _columns_that_fit(rows, width)
     for (suite, run_id, dataset), block in groupby(rows, _block):
         console.print()
         members = list(block)
         title = f"{suite} · {dataset} · run {run_id}{_majority(members)}"
-        console.print(_table(title, members[:_MOST_ROWS], columns, best))
+        console.print(_table(title, members[:_MOST_ROWS], columns, marks))
         if len(members) > _MOST_ROWS:
             more = f"… and {len(members) - _MOST_ROWS} more below these: bench table --format csv"
             console.print(more, style="dim")
     if rows:
         console.print()
-        console.print(_legend(rows, columns), style="dim")
+        console.print(_legend(rows, columns, marks), style="dim")
     if failures:
         _print_failures(console, failures)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
@@ -99,7 +100,7 @@ def _columns_that_fit(rows: Sequence[Row], width: int) -> list[_Sized]:
 
 
 def _natural_width(column: TextColumn, rows: Sequence[Row]) -> int:
-    mark = len(_MARK) + 1 if column.cell is accuracy_text else 0
+    mark = len(_BEST) + 1 if column.cell is accuracy_text else 0
     widest = max(
         cell_len(column.title), *(cell_len(column.cell(row)) + mark for row in rows), _NARROWEST
     )
@@ -111,7 +112,10 @@ def _total(columns: Sequence[_Sized]) -> int:
     return sum(sized.width + _GAP for sized in columns)
 
 
-def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], best: set[int]) -> Table:
+_Marks = Mapping[int, str]
+
+
+def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], marks: _Marks) -> Table:
     table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -124,22 +128,22 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[_Sized], best: set
         justify: Literal["right", "left"] = "right" if sized.column.numeric else "left"
         table.add_column(sized.column.title, justify=justify, overflow="fold", width=sized.width)
     for row in rows:
-        cells = [_cell(sized.column, row, id(row) in best) for sized in columns]
+        cells = [_cell(sized.column, row, marks.get(id(row))) for sized in columns]
         table.add_row(*cells, style="" if row.status == Status.OK else "red")
     return table
 
 
-def _cell(column: TextColumn, row: Row, is_best: bool) -> Text:
+def _cell(column: TextColumn, row: Row, mark: str | None) -> Text:
     text = scale.printable(column.cell(row))
     if column.cell is not accuracy_text:
         return Text(text)
-    return Text(f"{text} {_MARK}", style="bold green") if is_best else Text(f"{text}  ")
+    return Text(f"{text} {mark}", style="bold green") if mark else Text(f"{text}  ")
 
 
-def _legend(rows: Sequence[Row], columns: Sequence[_Sized]) -> Text:
+def _legend(rows: Sequence[Row], columns: Sequence[_Sized], marks: _Marks) -> Text:
     sizes = sorted({row.infer_batch_size for row in rows if row.infer_batch_size})
-    parts = [f"{_MARK} best on its dataset, or its 95% interval reaches the best"]
     titles = {sized.column.title for sized in columns}
+    parts = _ranking_legend(rows, titles, set(marks.values()))
     if "infer/s" in titles and sizes:
         parts.append(f"infer/s at batch {', '.join(map(str, sizes))}")
     if "p50 ms" in titles:
@@ -151,6 +155,20 @@ def _legend(rows: Sequence[Row], columns: Sequence[_Sized]) -> Text:
         parts.append("time: per cell, as if it shared nothing")
     parts.append(f"{scale.ABSENT} not measured")
     return Text("; ".join(parts) + ".")
+
+
+def _ranking_legend(rows: Sequence[Row], titles: set[str], marks: set[str]) -> list[str]:
+    parts = []
+    if _BEST in marks:
+        parts.append(f"{_BEST} best: told apart from every other row of its dataset")
+    if _TIED in marks:
+        parts.append(f"{_TIED} tied for best: these data do not tell which")
+    if "rank" in titles and any(row.rank_low is not None for row in rows):
+        parts.append("rank: by accuracy, at 95% confidence")
+    shown = " and ".join(name for name in ("95%", "rank") if name in titles)
+    if shown and any(row.num_seeds == 1 for row in rows):
+        parts.append(f"of one seed, {shown} cover other test examples, not other seeds")
+    return parts
 
 
 def _print_failures(console: Console, failures: Sequence[FailedCell]) -> None:

@@ -104,7 +104,7 @@ def test_a_click_on_a_head_sorts_and_a_second_one_turns_it_round(opened: Page):
 def test_accuracy_sorts_best_first_and_only_one_head_is_marked(opened: Page):
     opened.locator("#table thead button", has_text="Backbone").click()
     opened.locator("#table thead button", has_text="Accuracy").click()
-    assert _column(opened, "Accuracy %")[0] == "★ 98.3"
+    assert _column(opened, "Accuracy %")[0] == "☆ 98.3"
     assert opened.locator("#table thead [aria-sort]").count() == 1
 
 

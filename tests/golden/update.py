@@ -7,17 +7,18 @@ from bench.record import Record
 from bench.report.page import render_page
 from bench.tables import failed_cells, render, summarise
 from bench.tables.terminal import terminal_text
-from tests.records import failed_records, make_record, vision_records
+from tests.records import drawn_outcomes, failed_records, make_record, vision_records
 
 GOLDEN = Path(__file__).parent
 
 
 def golden_records() -> list[Record]:
-    """Return the records behind the golden files."""
+    """Return the records behind the golden files; the hostile one has no outcomes per example."""
     hostile = make_record(
         backbone="folder/<b>&_|^~%$#{}\\", dataset="digits", strategy="full", accuracy=0.5
     )
-    return [*vision_records(seeds=(0, 1)), *failed_records(), hostile]
+    measured = map(drawn_outcomes, vision_records(seeds=(0, 1)))
+    return [*measured, *failed_records(), hostile]
 
 
 def golden_texts() -> dict[str, str]:

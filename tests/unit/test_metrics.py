@@ -13,7 +13,13 @@ from sklearn.metrics import (
 )
 
 from bench.errors import StrategyError
-from bench.metrics import pack_predictions, score_logits, unpack_predictions
+from bench.metrics import (
+    outcome_bits,
+    pack_outcomes,
+    pack_predictions,
+    score_logits,
+    unpack_predictions,
+)
 
 
 def draw(num_examples: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,3 +152,20 @@ def test_ids_that_do_not_fit_are_refused() -> None:
     logits, labels = draw(6, 2, 3)
     with pytest.raises(StrategyError, match="test predictions: 2 ids for 6 examples"):
         pack_predictions("test", ["a", "b"], "", logits, labels)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.data())
+def test_outcomes_are_a_bit_per_example_in_order(labels: list[int], data: st.DataObject) -> None:
+    logits = np.array([data.draw(st.permutations([0.0, 1.0, 2.0, 3.0])) for _ in labels])
+    kept = pack_predictions("test", list(map(str, labels)), "digest", logits, np.array(labels))
+    outcomes = pack_outcomes(kept.ids_digest, kept.labels, kept.predicted)
+    bits = np.unpackbits(outcome_bits(outcomes), count=outcomes.num_examples)
+    assert (bits == (logits.argmax(axis=1) == labels)).all()
+    assert (outcomes.ids_digest, outcomes.num_examples) == ("digest", len(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted"), [(b"", b""), (b"1234", b"12345678"), (b"1", b"1")]
+)
+def test_blobs_that_are_no_predictions_have_no_outcomes(labels: bytes, predicted: bytes) -> None:
+    assert pack_outcomes("digest", labels, predicted) is None

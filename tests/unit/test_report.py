@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from bench.report.findings import (
     caveats,
     comparable_memory,
     comparable_rates,
+    standings,
     strategy_gains,
-    winners,
 )
 from bench.report.page import json_for_script, render_page
 from bench.tables import summarise
@@ -42,9 +42,9 @@ def _page(records) -> str:
     return render_page(records, suite="vision", command=COMMAND)
 
 
-def _winner(*records):
-    (winner,) = winners(summarise(records))
-    return winner
+def _standing(*records):
+    (standing,) = standings(summarise(records))
+    return standing
 
 
 # Axes
@@ -91,49 +91,74 @@ def test_ticks_that_would_run_into_each_other_are_left_out():
 # Findings
 
 
-def test_a_clear_winner_has_no_ties():
-    winner = _winner(make_record(accuracy=0.8), make_record(strategy="full", accuracy=0.95))
-    assert winner.ranking.leader.strategy == "full"
-    assert winner.ranking.tied == ()
+def test_a_row_apart_from_all_others_is_best_and_has_no_ties():
+    standing = _standing(make_record(accuracy=0.8), make_record(strategy="full", accuracy=0.95))
+    assert standing.ranking.leader.strategy == "full"
+    assert standing.ranking.best is standing.ranking.leader
+    assert standing.ranking.tied == ()
 
 
 def test_the_fastest_of_those_that_cannot_be_told_apart_is_named():
     slow = make_record(backbone="timm/slow", accuracy=0.91, rate=10.0)
     quick = make_record(backbone="timm/quick", accuracy=0.90, rate=90.0)
     bad = make_record(backbone="timm/bad", accuracy=0.2, rate=900.0)
-    winner = _winner(slow, quick, bad)
-    assert (winner.ranking.leader.backbone, winner.fastest.backbone) == ("timm/slow", "timm/quick")
+    standing = _standing(slow, quick, bad)
+    assert (standing.ranking.leader.backbone, standing.fastest.backbone) == (
+        "timm/slow",
+        "timm/quick",
+    )
+
+
+def test_a_tie_is_called_a_tie_and_best_is_said_of_one_row_alone():
+    tie = [make_record(accuracy=0.91), make_record(strategy="full", accuracy=0.9)]
+    page = _page(tie)
+    assert "Tied for best: <b>packaged/efficientnet-lite0</b>" in page
+    assert "1 other may rank first as well: these data do not tell which is best." in page
+    assert (page.count("☆</span> 9"), page.count("★</span> 9")) == (2, 0)
+    apart = _page([*tie, make_record(strategy="partial", accuracy=0.97)])
+    assert "Best: <b>packaged/efficientnet-lite0</b>, partial" in apart
+    assert "Told apart from every other row" in apart
+    assert (apart.count("☆</span> 9"), apart.count("★</span> 9")) == (0, 1)
+
+
+def test_a_highest_row_that_is_neither_best_nor_tied_is_called_highest(monkeypatch):
+    rows = summarise([make_record(accuracy=0.91), make_record(strategy="full", accuracy=0.9)])
+    odd = [replace(rows[0], rank_high=2), replace(rows[1], rank_low=2)]
+    monkeypatch.setattr("bench.report.page.summarise", lambda records: odd)
+    page = _page([make_record()])
+    assert "Highest: <b>packaged/efficientnet-lite0</b>" in page
+    assert "It is not told apart from every other row." in page
 
 
 def test_transfer_is_held_against_majority_pixels_and_random_weights():
-    winner = _winner(
+    standing = _standing(
         make_record(strategy="full", accuracy=0.96, majority=0.12),
         make_record(backbone="plain/pixels", accuracy=0.86, majority=0.12),
         make_record(strategy="full", weights="random", accuracy=0.955, majority=0.12),
     )
-    assert [(round(w.difference, 3), w.verdict) for w in winner.worth] == [
+    assert [(round(w.difference, 3), w.verdict) for w in standing.worth] == [
         (0.84, "better"),
         (0.1, "better"),
         (0.005, "tie"),
     ]
-    assert winner.missing == ()
+    assert standing.missing == ()
 
 
 def test_pixels_that_win_are_said_to_win():
     pixels = make_record(backbone="plain/pixels", accuracy=0.97)
-    winner = _winner(make_record(accuracy=0.9), pixels)
-    assert winner.ranking.leader.backbone == "plain/pixels"
-    assert winner.worth[1].verdict == "worse"
+    standing = _standing(make_record(accuracy=0.9), pixels)
+    assert standing.ranking.leader.backbone == "plain/pixels"
+    assert standing.worth[1].verdict == "worse"
     assert "transfer loses" in _page([make_record(accuracy=0.9), pixels])
 
 
 def test_baselines_that_the_suite_lacks_are_named():
-    assert _winner(make_record()).missing == ("plain/pixels", "weights: random")
+    assert _standing(make_record()).missing == ("plain/pixels", "weights: random")
 
 
 def test_a_dataset_without_any_transfer_says_so():
-    winner = _winner(make_record(backbone="plain/pixels"))
-    assert (winner.transfer, winner.worth) == (None, ())
+    standing = _standing(make_record(backbone="plain/pixels"))
+    assert (standing.transfer, standing.worth) == (None, ())
 
 
 def test_gains_are_against_the_probe_of_the_same_backbone():
@@ -345,7 +370,7 @@ def test_a_sweep_in_which_all_failed_is_still_a_page():
 
 def test_one_record_alone_is_a_page():
     page = _page([make_record()])
-    assert "No other row's interval reaches it" in page
+    assert "There is no other row to rank it against." in page
     assert 'id="failures"' not in page
 
 

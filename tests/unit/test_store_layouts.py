@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bench import open_store
 from bench.errors import StoreError
+from bench.metrics import outcome_bits
 from bench.store import Store, check_store, look_at_store
 from bench.store.schema import LAYOUT_VERSION, migrate
 from bench.store.versions import dump_record, read_record
@@ -49,6 +51,8 @@ def test_an_old_database_is_led_to_the_present_layout_with_all_it_holds(
         assert summarise(store.summaries("vision")) == summarise([record, record])
         whole = store.whole_records(1)
         assert [back.predictions for back in whole] == [(packed_predictions(),)] * 2
+        bits = [outcome_bits(back.outcomes) for back in store.summaries("vision")]
+        assert [np.unpackbits(each, count=3).tolist() for each in bits] == [[1, 1, 0]] * 2
         assert check_store(store).problems == ()
 
         run = store.start_run("vision")
