@@ -198,7 +198,7 @@ def _null_lines(grid: Grid, trials: int) -> list[str]:
         found = []
         for trial in range(trials):
             draw = Draw(grid, np.random.default_rng(trial))
-            before, after = draw.sides(same_seeds=False)
+            before, after = draw.sides()
             found.append(judge(before, after, settings, draw.history()))
         lines.append(f"  {title} minimum effect: {_red(found)}")
     return lines
@@ -211,12 +211,14 @@ class Draw:
     Attributes:
         num_examples: Test examples drawn with replacement; None as many as there are.
         num_runs: Runs on each side.
+        repeats: Whether both sides have the same seeds.
     """
 
     grid: Grid
     rng: np.random.Generator
     num_examples: int | None = None
     num_runs: int = 1
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         order = self.rng.permutation(self.grid.num_runs)
@@ -230,17 +232,20 @@ class Draw:
         seeds = self.rng.permutation(len(some))
         self.first, self.second = seeds[:_NUM_SEEDS], seeds[_NUM_SEEDS : 2 * _NUM_SEEDS]
 
-    def sides(self, *, same_seeds: bool) -> tuple[list[Measured], list[Measured]]:
+    def sides(self) -> tuple[list[Measured], list[Measured]]:
         """Return both sides; nothing but chance is between them."""
-        seconds = self.first if same_seeds else self.second
+        seconds = self.first if self.repeats else self.second
         before = [self._cell(name, self.first, self.before) for name in self.grid.cells]
         after = [self._cell(name, seconds, self.after) for name in self.grid.cells]
         return before, after
 
     def history(self) -> dict[tuple[str, Metric], list[list[float]]]:
-        """Return the costs of the runs that are on neither side."""
+        """Return what is known of the costs: earlier runs with the baseline's, and tonight's."""
+        levels = (np.concatenate([self.rest, self.before]), self.after)
         return {
-            (name, metric): [[_middle(self.grid.costs[name][run][metric]) for run in self.rest]]
+            (name, metric): [
+                [_middle(self.grid.costs[name][run][metric]) for run in level] for level in levels
+            ]
             for name in self.grid.cells
             for metric in self.grid.costs[name][0]
         }
@@ -264,7 +269,9 @@ class Draw:
             )
             for metric, cost in costs[0].items()
         }
-        return replace(self.grid.templates[name], seeds=drawn, costs=joined)
+        cell = replace(self.grid.templates[name], seeds=drawn, costs=joined)
+        # Other seeds in the place of seeds are runs that do not repeat, as training on a GPU.
+        return cell if self.repeats else replace(cell, device_class="cuda:drawn", effective_batch=1)
 
     def _repeats(self, values: Sequence[float]) -> tuple[float, ...]:
         return tuple(self.rng.choice(values, len(values)).tolist())
@@ -300,8 +307,8 @@ def _power_lines(grid: Grid, trials: int) -> list[str]:
 
 def _plant(grid: Grid, trial: int, num_runs: int, found: dict[str, Counter[Verdict]]) -> None:
     rng = np.random.default_rng(trial)
-    draw = Draw(grid, rng, num_examples=2000, num_runs=num_runs)
-    before, after = draw.sides(same_seeds=True)
+    draw = Draw(grid, rng, num_examples=2000, num_runs=num_runs, repeats=True)
+    before, after = draw.sides()
     large = [_changed(cell, rng, drop=0.03, slowdown=0.10, growth=0.05) for cell in after]
     small = [_changed(cell, rng, drop=0.001, slowdown=0.0, growth=0.0) for cell in after]
     for row in judge(before, large, None, draw.history()).rows:

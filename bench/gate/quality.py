@@ -127,7 +127,7 @@ class _Resampling:
         self, before: Floats, after: Floats, replicates: Floats, exact_p: float | None = None
     ) -> Quality:
         effect = paired_effect(
-            after - before,
+            (before, after),
             replicates,
             num_examples=len(self._weights),
             exact_p=exact_p,

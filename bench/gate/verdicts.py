@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.gate.costs import compare_costs, cost_noises
 from bench.gate.limits import effect_bounds
 from bench.gate.pairs import Pair, pair_cells
-from bench.gate.quality import Quality, compare_quality
+from bench.gate.quality import compare_quality
 from bench.gate.values import (
     FAMILIES,
     HIGHER_IS_BETTER,
@@ -24,13 +24,14 @@ from bench.gate.values import (
 )
 from bench.significance import (
     Noise,
+    PairedEffect,
     Tested,
     adjust_holm,
     between_run_noise,
     detectable_effect,
     paired_test,
     pool_noise,
-    pooled_inflation,
+    pool_spread,
     ratio_test,
     sample_factor,
 )
@@ -107,29 +108,34 @@ def judge(
 def _quality_tests(pairs: Sequence[Pair], history: History, settings: GateSettings) -> list[_Test]:
     found = compare_quality(pairs, settings)
     noises = {name: between_run_noise(history.get(name, ())) for name in found}
-    by_metric: dict[Metric, list[Quality]] = defaultdict(list)
+    by_cell = {pair.baseline.cell: pair for pair in pairs}
+    alike: dict[tuple[Metric, bool, bool], list[PairedEffect]] = defaultdict(list)
     known: dict[Metric, list[Noise]] = defaultdict(list)
     for name, quality in found.items():
-        by_metric[name[1]].append(quality)
+        alike[name[1], *_kind(by_cell[name[0]])].append(quality.effect)
         noise = noises[name]
         known[name[1]] += [noise] if noise else []
+    grids = {name: pool_spread(effects, repeats=name[2]) for name, effects in alike.items()}
     tests = []
-    by_cell = {pair.baseline.cell: pair for pair in pairs}
-    inflations = {
-        metric: pooled_inflation(quality.effect for quality in qualities)
-        for metric, qualities in by_metric.items()
-    }
     for (cell, metric), quality in found.items():
         pair = by_cell[cell]
         noise = _quality_noise(noises[cell, metric], known[metric], (pair, metric), settings)
-        effect = quality.effect
-        tested = paired_test(
-            effect, inflation=inflations[metric], noise=noise, level=1 - settings.alpha
-        )
+        effect, grid = quality.effect, grids[metric, *_kind(pair)]
+        tested = paired_test(effect, grid=grid, noise=noise, level=1 - settings.alpha)
         sizes = _Sizes(effect.num_seeds, effect.num_examples)
         values = (quality.baseline, quality.candidate)
         tests.append(_Test(pair, metric, tested, *values, noise, sizes))
     return tests
+
+
+def _kind(pair: Pair) -> tuple[bool, bool]:
+    """Return whether steps are taken, and whether equal runs predict equally.
+
+    Steps on a GPU add up in any order; a fit from equal features, or anything on a CPU, repeats.
+    """
+    trains = pair.candidate.effective_batch is not None
+    on_cpu = (pair.candidate.device_class or "cpu").startswith("cpu")
+    return trains, on_cpu or not trains
 
 
 def _quality_noise(
@@ -141,9 +147,7 @@ def _quality_noise(
     """Return the noise of a quality, or None where equal runs give equal predictions."""
     pair, metric = place
     floor = settings.noise_floors.get(FAMILIES[metric], 0.0)
-    # Steps on a GPU add up in any order; a fit from equal features, or anything on a CPU, repeats.
-    on_cpu = (pair.candidate.device_class or "cpu").startswith("cpu")
-    repeats = on_cpu or pair.candidate.effective_batch is None
+    _, repeats = _kind(pair)
     assumed = 0.0 if repeats else settings.assumed_noise.get(FAMILIES[metric], 0.0)
     if not known and not floor and not assumed:
         return None

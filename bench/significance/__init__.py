@@ -11,7 +11,7 @@ from bench.significance.paired import (
     PairedEffect,
     paired_effect,
     paired_test,
-    pooled_inflation,
+    pool_spread,
     sign_flip_p,
 )
 from bench.significance.ranks import Ranks, better_rows, rank_ends
@@ -48,7 +48,7 @@ __all__ = [
     "paired_effect",
     "paired_test",
     "pool_noise",
-    "pooled_inflation",
+    "pool_spread",
     "rank_ends",
     "ratio_effect",
     "ratio_test",

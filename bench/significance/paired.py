@@ -3,12 +3,14 @@
 Seeds share their test examples, so their differences on one example depend on each other and the
 seeds are not so many independent test sets. Two sources of error are kept apart. Which examples are
 in the test split: resampled, or flipped in sign, for all seeds together. How a run fell out: with
-several seeds their differences spread more than such examples explain, and that excess, pooled over
-the grid, is added; with one seed only a history of equal keys can tell.
+several seeds their differences spread more than such examples explain, and that excess is added, as
+far as the cell's own few seeds tell it and as the grid does: by how much runs spread beyond their
+examples, and how far a run of a seed differs from another run of it, as a share of how far seeds
+differ. With one seed only a history of equal keys can tell.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,11 +24,15 @@ from bench.significance.result import Tested
 from bench.stats import student_two_sided
 
 _PRIOR_FREEDOM = 4.0
-"""Degrees of freedom that the grid's inflation counts for beside a cell's own."""
+"""Degrees of freedom that the grid counts for beside a cell's own."""
+
+_UNRELATED_FREEDOM = 8
+"""Degrees of freedom for which the assumption that runs are unrelated counts, where it is made."""
 
 _MOST_INFLATION = 8.0
-"""A cell's own inflation counts up to so many times the grid's: seeds that spread more than that
-are themselves a change, and must not excuse it."""
+"""A cell's own spread counts up to so many times what the grid lets expect, and a candidate's up to
+so many times the baseline's: seeds that spread more than that are themselves a change, and must not
+excuse it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class PairedEffect:
             examples explain it; 0 with one seed.
         inflation: Observed variance between seeds over `seed_variance`; None with one seed, or
             where no example tells seeds apart.
+        spread: Variance between the seeds of the baseline, and between those of the candidate,
+            added up; 0 with one seed. Two unrelated runs of each seed would differ by as much.
         low_arm: From the estimate down to the lower quantile of the replicates.
         high_arm: From the estimate up to the upper quantile.
         exact_p: P-value of an exact test on the examples, where there is one.
@@ -56,6 +64,28 @@ class PairedEffect:
     low_arm: float
     high_arm: float
     exact_p: float | None = None
+    spread: float = 0.0
+
+    @property
+    def observed(self) -> float:
+        """Variance of one seed's difference around the mean of all, as observed."""
+        return (self.inflation or 0.0) * self.seed_variance
+
+
+@dataclass(frozen=True)
+class GridSpread:
+    """How runs spread, over a whole grid.
+
+    Attributes:
+        inflation: By how much beyond independent examples; at least 1.
+        independence: How far two runs of a seed differ as a share of how far seeds differ, in
+            [0, 1]: 0 where runs are known to repeat, 1 where seeds pair nothing.
+        freedom: Degrees of freedom behind it, at most what it counts for.
+    """
+
+    inflation: float = 1.0
+    independence: float = 0.0
+    freedom: float = _PRIOR_FREEDOM
 
 
 def sign_flip_p(baseline_correct: NDArray[np.bool_], candidate_correct: NDArray[np.bool_]) -> float:
@@ -98,7 +128,7 @@ def _spread(probabilities: Floats, step: int) -> Floats:
 
 
 def paired_effect(
-    differences: Floats,
+    sides: tuple[Floats, Floats],
     replicates: Floats,
     *,
     num_examples: int,
@@ -108,21 +138,25 @@ def paired_effect(
     """Return the mean difference over seeds and the parts of its error.
 
     Args:
-        differences: Candidate minus baseline per seed, shape (S,).
-        replicates: The same in every bootstrap sample of the examples, drawn for all seeds
-            together, shape (S, B).
+        sides: Baseline's and candidate's value per seed, each of shape (S,).
+        replicates: Candidate minus baseline in every bootstrap sample of the examples, drawn for
+            all seeds together, shape (S, B).
         num_examples: N.
         exact_p: See `PairedEffect`.
         level: Of the quantiles, in (0, 1).
 
     Source: the paired bootstrap, Efron & Tibshirani, 1993, ch. 8; percentile quantiles.
     """
+    before, after = sides
+    differences = after - before
     num_seeds = len(differences)
     estimate = float(differences.mean())
     mean = replicates.mean(axis=0)
     low, high = np.quantile(mean, [0.5 - level / 2, 0.5 + level / 2])
-    seed_variance, inflation = 0.0, None
+    seed_variance, inflation, between = 0.0, None, 0.0
     if num_seeds > 1:
+        own = float(before.var(ddof=1))
+        between = own + min(float(after.var(ddof=1)), _MOST_INFLATION * own)
         spread = (replicates - mean).var(axis=1, ddof=1).sum()
         seed_variance = float(spread) / (num_seeds - 1)
         if seed_variance > 0:
@@ -137,48 +171,75 @@ def paired_effect(
         low_arm=max(0.0, estimate - float(low)),
         high_arm=max(0.0, float(high) - estimate),
         exact_p=exact_p,
+        spread=between,
     )
 
 
-def pooled_inflation(effects: Iterable[PairedEffect]) -> float:
-    """Return by how much runs spread beyond independent examples, over a whole grid; at least 1.
+def pool_spread(effects: Iterable[PairedEffect], *, repeats: bool = True) -> GridSpread:
+    """Return how runs spread over a whole grid, or over cells that are alike.
 
-    The median over cells, so that a few cells that changed in one seed do not hide the others.
+    The inflation is the median over cells, so that a few cells that changed in one seed do not hide
+    the others. The independence is the mean share: it is 1 on average where runs are unrelated, as
+    a covariance is as often negative as positive, and no single cell weighs much.
 
     Args:
         effects: Of one metric; those that tell nothing are left out.
+        repeats: Whether a run of a seed is known to repeat exactly where nothing changed. Else runs
+            count as unrelated until the grid shows that they are not.
 
     Source: quasi-likelihood's dispersion (Wedderburn, 1974); the median of chi-square over its
     degrees of freedom by Wilson & Hilferty, 1931.
     """
+    several = [effect for effect in effects if effect.num_seeds > 1]
     ratios = [
         effect.inflation / (1 - 2 / (9 * (effect.num_seeds - 1))) ** 3
-        for effect in effects
+        for effect in several
         if effect.inflation is not None
     ]
-    return max(1.0, median(ratios)) if ratios else 1.0
+    return GridSpread(
+        inflation=max(1.0, median(ratios)) if ratios else 1.0,
+        independence=0.0 if repeats else _independence(several),
+        freedom=min(_PRIOR_FREEDOM, float(sum(effect.num_seeds - 1 for effect in several))),
+    )
+
+
+def _independence(effects: Sequence[PairedEffect]) -> float:
+    """Return `GridSpread.independence`: 1 where no cell tells, less as cells show that it is."""
+    shares = [
+        (effect.observed / effect.spread, effect.num_seeds - 1)
+        for effect in effects
+        if effect.spread > 0
+    ]
+    shares.append((1.0, _UNRELATED_FREEDOM))
+    total = sum(share * freedom for share, freedom in shares)
+    return min(1.0, total / sum(freedom for _, freedom in shares))
 
 
 def paired_test(
-    effect: PairedEffect, *, inflation: float = 1.0, noise: Noise | None = None, level: float = 0.95
+    effect: PairedEffect,
+    *,
+    grid: GridSpread | None = None,
+    noise: Noise | None = None,
+    level: float = 0.95,
 ) -> Tested:
     """Return whether a paired difference is more than chance.
 
-    The variance is that of the examples, and what runs add: by the inflation of the seeds' spread,
-    or by the history of equal keys where that is more (its spread holds both parts already). The
-    p-value is Student's for the estimate over its standard error: counting bootstrap samples ends
-    at one in their number, which no test among thousands could pass. An exact p-value counts
+    The variance is that of the examples, and what runs add: by the spread of the differences of
+    seeds, or by the history of equal keys where that is more (its spread holds both parts already).
+    The p-value is Student's for the estimate over its standard error: counting bootstrap samples
+    ends at one in their number, which no test among thousands could pass. An exact p-value counts
     alone where runs add nothing, and otherwise the larger of the two.
 
     Args:
         effect: What was measured.
-        inflation: `pooled_inflation` of the grid, averaged here with the cell's own.
+        grid: `pool_spread` of cells like this one, averaged here with the cell's own; None is a
+            grid whose runs add nothing.
         noise: Spread of a run's value (mean over seeds) from history.
         level: Of the interval, equal to that of the effect.
 
     Source: Satterthwaite, 1946, for the degrees of freedom; the moderation as in Smyth, 2004.
     """
-    extra, extra_freedom = _run_variance(effect, inflation, noise)
+    extra, extra_freedom = _run_variance(effect, grid or GridSpread(), noise)
     variance = effect.examples_variance + extra
     error = math.sqrt(variance)
     freedom = _satterthwaite(effect, extra, extra_freedom)
@@ -198,16 +259,23 @@ def paired_test(
 
 
 def _run_variance(
-    effect: PairedEffect, inflation: float, noise: Noise | None
+    effect: PairedEffect, grid: GridSpread, noise: Noise | None
 ) -> tuple[float, float]:
     """Return what runs add to the variance of the estimate, and its degrees of freedom."""
     extra, freedom = 0.0, math.inf
     if effect.inflation is not None:
         own = effect.num_seeds - 1
-        capped = min(effect.inflation, _MOST_INFLATION * inflation)
-        freedom = _PRIOR_FREEDOM + own
-        factor = (_PRIOR_FREEDOM * inflation + own * capped) / freedom
-        extra = max(0.0, factor - 1) * effect.seed_variance / effect.num_seeds
+        related = grid.inflation * effect.seed_variance
+        unrelated = grid.independence * effect.spread
+        expected = max(related, unrelated)
+        capped = min(effect.observed, _MOST_INFLATION * expected)
+        # The spread of two times so many seeds is all that is known of unrelated runs.
+        prior = grid.freedom if related >= unrelated else min(grid.freedom, float(own))
+        freedom = prior + own
+        variance = (prior * expected + own * capped) / freedom
+        if unrelated > related:
+            variance = max(variance, expected)
+        extra = max(0.0, variance - effect.seed_variance) / effect.num_seeds
     if noise is not None and 2 * noise.sigma**2 > effect.examples_variance + extra:
         return 2 * noise.sigma**2 - effect.examples_variance, noise.freedom
     return extra, freedom

@@ -20,7 +20,7 @@ from bench.significance import (
     mean_replicates,
     paired_effect,
     paired_test,
-    pooled_inflation,
+    pool_spread,
     resample_weights,
     sample_factor,
     sign_flip_p,
@@ -121,11 +121,16 @@ def test_macro_f1_is_scikit_learns_on_every_sample(num_classes, num_examples, se
         assert replicates[column] == pytest.approx(expected, abs=1e-6)
 
 
+def sides_of(differences):
+    """A baseline whose seeds agree, and a candidate with these differences to it."""
+    return np.zeros_like(differences), differences
+
+
 def nll_effect(rng, num_examples, shift, num_seeds=1):
     differences = rng.normal(shift, 0.5, size=(num_seeds, num_examples))
     weights = resample_weights(num_examples, 2000, seed=0)
     effect = paired_effect(
-        differences.mean(axis=1),
+        sides_of(differences.mean(axis=1)),
         mean_replicates(differences, weights),
         num_examples=num_examples,
     )
@@ -160,7 +165,7 @@ def test_the_interval_is_scipys_paired_bootstrap_of_macro_f1():
         return macro_f1(truth, two) - macro_f1(truth, one)
 
     estimate = np.array([difference(labels, first, second)])
-    effect = paired_effect(estimate, replicates[None], num_examples=300)
+    effect = paired_effect(sides_of(estimate), replicates[None], num_examples=300)
     tested = paired_test(effect)
     expected = reference.bootstrap(
         (labels, first, second),
@@ -179,7 +184,7 @@ def test_the_interval_is_scipys_paired_bootstrap_of_macro_f1():
 def test_seeds_that_spread_no_more_than_their_examples_add_nothing():
     rng = np.random.default_rng(3)
     effects = [nll_effect(rng, 400, 0.0, num_seeds=3)[0] for _ in range(20)]
-    assert pooled_inflation(effects) < 1.5
+    assert pool_spread(effects).inflation < 1.5
 
 
 def test_runs_that_spread_more_widen_the_test_of_every_cell():
@@ -190,16 +195,67 @@ def test_runs_that_spread_more_widen_the_test_of_every_cell():
         differences = rng.normal(0, 0.5, size=(3, 400)) + rng.normal(0, 0.05, size=(3, 1))
         effects.append(
             paired_effect(
-                differences.mean(axis=1), mean_replicates(differences, weights), num_examples=400
+                sides_of(differences.mean(axis=1)),
+                mean_replicates(differences, weights),
+                num_examples=400,
             )
         )
-    inflation = pooled_inflation(effects)
+    grid = pool_spread(effects)
     # A run adds 0.05^2 to the 0.5^2 / 400 of its examples: five times their variance in all.
-    assert 3.5 < inflation < 7
-    plain, wide = paired_test(effects[0]), paired_test(effects[0], inflation=inflation)
+    assert 3.5 < grid.inflation < 7
+    plain, wide = paired_test(effects[0]), paired_test(effects[0], grid=grid)
     assert wide.standard_error > 1.3 * plain.standard_error
     assert wide.high - wide.low > 1.3 * (plain.high - plain.low)
     assert wide.p > plain.p
+
+
+def seeded_effects(rng, *, own, shared, count=40):
+    """Cells whose seeds spread by `shared` on both sides alike, and by `own` on each for itself."""
+    weights = resample_weights(400, 200, seed=0)
+    effects = []
+    for _ in range(count):
+        common = rng.normal(0, shared, size=3)
+        before, after = (common + rng.normal(0, own, size=3) for _ in range(2))
+        differences = rng.normal(0, 0.05, size=(3, 400))
+        replicates = mean_replicates(differences - differences.mean(axis=1)[:, None], weights)
+        effects.append(paired_effect((before, after), replicates, num_examples=400))
+    return effects
+
+
+def test_how_far_runs_repeat_is_read_from_the_grid():
+    rng = np.random.default_rng(8)
+    unrelated = pool_spread(seeded_effects(rng, own=0.03, shared=0.0), repeats=False)
+    repeating = pool_spread(seeded_effects(rng, own=0.001, shared=0.03), repeats=False)
+    assert unrelated.independence > 0.85
+    assert repeating.independence < 0.15
+
+
+def test_few_cells_that_may_not_repeat_count_as_unrelated_until_they_show_it():
+    rng = np.random.default_rng(9)
+    effects = seeded_effects(rng, own=0.001, shared=0.03)
+    assert pool_spread(effects[:1]).independence == 0
+    assert pool_spread(effects[:1], repeats=False).independence > 0.7
+    assert pool_spread(effects, repeats=False).independence < 0.2
+    assert pool_spread([], repeats=False).independence == 1.0
+
+
+def test_seeds_that_happen_to_agree_are_judged_by_the_spread_between_seeds():
+    """Three unrelated runs a side: the differences are alike by luck, the seeds are not."""
+    rng = np.random.default_rng(10)
+    effects = seeded_effects(rng, own=0.05, shared=0.0, count=400)
+    grid = pool_spread(effects, repeats=False)
+    plain = [paired_test(effect).p < 0.05 for effect in effects]
+    wary = [paired_test(effect, grid=grid).p < 0.05 for effect in effects]
+    assert np.mean(plain) > 0.3
+    assert np.mean(wary) < 0.07
+
+
+def test_a_candidate_whose_seeds_fly_apart_does_not_excuse_itself():
+    weights = resample_weights(2000, 300, seed=0)
+    replicates = mean_replicates(np.zeros((3, 2000)), weights)
+    before, after = np.array([0.90, 0.91, 0.905]), np.array([0.90, 0.91, 0.3])
+    effect = paired_effect((before, after), replicates, num_examples=2000)
+    assert effect.spread == pytest.approx(9 * before.var(ddof=1))
 
 
 def test_history_widens_the_test_of_a_single_seed():
@@ -225,7 +281,7 @@ def test_one_seed_that_collapses_is_found_though_the_others_did_not_change():
     differences = candidate.astype(float) - base
     weights = resample_weights(2000, 1000, seed=0)
     effect = paired_effect(
-        differences.mean(axis=1),
+        (base.mean(axis=1), candidate.mean(axis=1)),
         mean_replicates(differences, weights),
         num_examples=2000,
         exact_p=sign_flip_p(base, candidate),
@@ -235,13 +291,13 @@ def test_one_seed_that_collapses_is_found_though_the_others_did_not_change():
 
 
 def test_no_difference_at_all_has_p_one_and_no_width():
-    effect = paired_effect(np.zeros(2), np.zeros((2, 100)), num_examples=50, exact_p=1.0)
+    effect = paired_effect(sides_of(np.zeros(2)), np.zeros((2, 100)), num_examples=50, exact_p=1.0)
     tested = paired_test(effect)
     assert (tested.p, tested.low, tested.high, tested.standard_error) == (1.0, 0.0, 0.0, 0.0)
 
 
 def test_the_same_loss_on_every_example_is_certain():
-    effect = paired_effect(np.full(1, 0.1), np.full((1, 100), 0.1), num_examples=50)
+    effect = paired_effect(sides_of(np.full(1, 0.1)), np.full((1, 100), 0.1), num_examples=50)
     assert paired_test(effect).p == 0.0
 
 
