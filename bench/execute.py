@@ -44,7 +44,7 @@ class CellRuntime:
         self.numerics = job.cell.numerics
         self.compile = job.cell.compile
         self.plans: Mapping[str, NumericsPlan] = {
-            identity: NumericsPlan.model_validate_json(text) for identity, text in job.plans.items()
+            name: NumericsPlan.model_validate_json(text) for name, text in job.plans.items()
         }
         self.cache = ArtifactCache(
             Path(job.cache_dir or default_cache_dir()), run_scope=job.run_scope

@@ -234,7 +234,8 @@ class Runtime(Protocol):
 
     Attributes:
         compile: Whether numerics plans may compile.
-        plans: Plans to reuse, by identity: those of the baseline that a run is compared with.
+        plans: ``forward`` or ``train`` -> the plan to reuse: that of the cell in the baseline that
+            the run is compared with.
     """
 
     device: torch.device

@@ -312,7 +312,8 @@ class Job(Frozen):
         num_threads: CPU threads of the child.
         cache_dir: Root of the artifact cache.
         project_dir: Folder the suite lives in, whose git revision is recorded.
-        plans: Identity of a pass -> JSON of the numerics plan to run it by, see `NumericsPlan`.
+        plans: ``forward`` or ``train`` -> JSON of the numerics plan to run that pass by, see
+            `bench.record.NumericsPlan`.
     """
 
     cell: Cell

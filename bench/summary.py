@@ -128,8 +128,6 @@ class NumericsPlan(Frozen):
             None for an eager one. It is part of no throughput.
         source: ``pinned`` by the suite, ``measured`` now, ``recalled`` from the cache, or that of
             the ``baseline`` that the run is compared with.
-        identity: Digest of what it was measured for, whatever the versions of packages: the pass,
-            the module, the shape, the class of device and the threads; None for a pinned one.
         seconds: Median per batch of each candidate that was timed, by name; where some were
             compiled, of those in the last comparison.
         rejected: Candidates that disagreed with fp32, or did not compile, with the reason.
@@ -143,7 +141,6 @@ class NumericsPlan(Frozen):
     compile_seconds: float | None = None
     num_threads: int = 1
     source: Literal["pinned", "measured", "recalled", "baseline"] = "pinned"
-    identity: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
     rejected: dict[str, str] = Field(default_factory=dict)
 

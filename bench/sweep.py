@@ -5,7 +5,7 @@ sweep can be killed at any time, and the same command then runs what is missing.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ from bench.spec import Cell, Job, Limits
 from bench.store import Delivery, RunInfo, Store, open_store
 from bench.survey import forget_files, locate_cell, request_key
 
+PlansOf: TypeAlias = Callable[[Cell, str], Mapping[str, NumericsPlan]]
+"""Cell and class of device -> ``forward`` or ``train`` -> plan."""
+
 StoppedBy: TypeAlias = Literal["total_time", "interrupt"]
 
 
@@ -35,7 +38,8 @@ class SweepOptions:
         project_dir: Folder of the suite, whose git revision is recorded.
         store_patience: Seconds a store that does not answer is asked again before records go to
             the spool; None is ``BENCH_STORE_PATIENCE`` or the default.
-        plans: Numerics plans to reuse, by identity; see `bench.gate.night.baseline_plans`.
+        plans: Gives the numerics plans that a cell reuses on a class of device; None where each is
+            measured or recalled. See `bench.gate.night.baseline_plans`.
     """
 
     new: bool = False
@@ -44,7 +48,7 @@ class SweepOptions:
     cache_dir: str = ""
     project_dir: str = "."
     store_patience: float | None = None
-    plans: Mapping[str, NumericsPlan] = field(default_factory=dict)
+    plans: PlansOf | None = None
 
 
 class SweepObserver(Protocol):
@@ -196,7 +200,6 @@ class _Sweep:
         self._delivery = delivery
         self._executor = executor
         self._options = options
-        self._plans = {name: plan.model_dump_json() for name, plan in options.plans.items()}
         self._num_cells = len(cells)
         self._run = self._choose_run(cells[0].suite)
         self._device_class = device_class(executor.devices[0])
@@ -256,9 +259,15 @@ class _Sweep:
                 known_keys=self._held_keys(cell),
                 cache_dir=self._options.cache_dir,
                 project_dir=self._options.project_dir,
-                plans=self._plans,
+                plans=self._plans(cell),
                 limits=self._options.limits,
             )
+
+    def _plans(self, cell: Cell) -> dict[str, str]:
+        if self._options.plans is None:
+            return {}
+        plans = self._options.plans(cell, self._device_class)
+        return {name: plan.model_dump_json() for name, plan in plans.items()}
 
     def _held_keys(self, cell: Cell) -> frozenset[str]:
         """Return keys under which the run holds this very cell.

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from bench.gate.trends import History
     from bench.spec import Cell
     from bench.store import Store
-    from bench.summary import NumericsPlan, RecordSummary
+    from bench.summary import RecordSummary
     from bench.survey import CellSurvey
-    from bench.sweep import SweepOptions, SweepResult
+    from bench.sweep import PlansOf, SweepOptions, SweepResult
 
 EXIT_INCOMPLETE = 3
 _WIDTH_OF_LOGS = 100
@@ -79,7 +79,7 @@ def run(
             new=new or gate is not None or repeat is not None,
             limits=loaded.limits,
             project_dir=str(suite.resolve().parent),
-            plans={} if gate is None else gate.plans,
+            plans=None if gate is None else gate.plans,
         )
         results = _sweep_repeatedly(surveys, opened, options, jobs, repeat or 1)
         result = results[-1]
@@ -112,7 +112,7 @@ class _Gate:
         check_suite(self._baseline, suite)
 
     @property
-    def plans(self) -> "Mapping[str, NumericsPlan]":
+    def plans(self) -> "PlansOf":
         """The numerics to measure by."""
         from bench.gate.night import baseline_plans
 

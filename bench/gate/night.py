@@ -1,6 +1,6 @@
 """A baseline and what is compared with it -> a judged night; knows no terminal and no format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from bench.gate.past import (
     merge_past,
     value_history,
 )
-from bench.gate.records import Side, label_records, read_run
+from bench.gate.records import Side, identify, label_records, read_run
 from bench.gate.values import GateSettings, Measured, Verdicts
 from bench.gate.verdicts import judge
 from bench.record import NumericsPlan, Record
+from bench.spec import Cell
 from bench.store import Store, open_store
 
 
@@ -122,18 +123,27 @@ def read_candidate(
     )
 
 
-def baseline_plans(baseline: Baseline) -> dict[str, NumericsPlan]:
-    """Return the numerics plans that a baseline was measured by, by identity.
+def baseline_plans(baseline: Baseline) -> Callable[[Cell, str], Mapping[str, NumericsPlan]]:
+    """Return what gives the numerics plans that a cell had in a baseline, on a class of device.
 
-    A run that is compared with it reuses them: near-ties would flip from night to night, and from
-    one machine of a class to another. Compiled ones are left out: there is a compiler to be had
-    first.
+    A run that is compared with it reuses them, whatever the seed, and under other versions or
+    weights too: near-ties would flip from night to night, and from one machine of a class to
+    another. Compiled ones are left out: there is a compiler to be had first.
     """
-    effective = [record.effective for record in baseline.records if record.effective is not None]
-    plans = [plan for each in effective for plan in (each.forward, each.train) if plan is not None]
-    return {
-        plan.identity: plan for plan in plans if plan.identity is not None and not plan.compiled
-    }
+    found: dict[tuple[str, str], dict[str, NumericsPlan]] = {}
+    for record in baseline.records:
+        if record.effective is None or record.environment is None:
+            continue
+        plans = {"forward": record.effective.forward, "train": record.effective.train}
+        place = identify(record.cell), record.environment.device_class
+        found[place] = {
+            name: plan for name, plan in plans.items() if plan is not None and not plan.compiled
+        }
+
+    def plans_of(cell: Cell, device_class: str) -> Mapping[str, NumericsPlan]:
+        return found.get((identify(cell), device_class), {})
+
+    return plans_of
 
 
 def check_suite(baseline: Baseline, suite: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.digests import digest_value
 from bench.environment import device_class
 from bench.errors import StrategyError
 from bench.interfaces import Runtime
@@ -81,12 +80,10 @@ def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPla
     pinned = None if runtime.numerics is Numerics.AUTO else _pinned(trial, runtime)
     if pinned is not None and not runtime.compile:
         return pinned
-    identity = _identity(trial, runtime, key)
-    digest = digest_value(identity)
-    reused = runtime.plans.get(digest)
-    if reused is not None and not runtime.compile:
-        return reused.model_copy(update={"source": "baseline", "identity": digest})
-    cache_key = identity | _circumstances(runtime)
+    reused = runtime.plans.get(trial.name)
+    if reused is not None and reused.num_threads == runtime.num_threads and not runtime.compile:
+        return reused.model_copy(update={"source": "baseline"})
+    cache_key = _cache_key(trial, runtime, key)
     measured = False
 
     def measure() -> Any:
@@ -108,7 +105,7 @@ def _plan(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> NumericsPla
     # What a run has begun with it keeps, though the machine be idle later.
     value = runtime.cache.json("numerics_of_run", cache_key, settle, run_bound=True)
     source = "measured" if measured else "recalled"
-    return NumericsPlan.model_validate({**value, "source": source, "identity": digest})
+    return NumericsPlan.model_validate({**value, "source": source})
 
 
 def _pinned(trial: Trial, runtime: Runtime) -> NumericsPlan:
@@ -158,25 +155,18 @@ def candidates(
     )
 
 
-def _identity(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a plan is measured for; it is the same from one version of torch to the next."""
+def _cache_key(trial: Trial, runtime: Runtime, key: Mapping[str, Any]) -> dict[str, Any]:
     trainable = sum(p.numel() for p in trial.module.parameters() if p.requires_grad)
+    # A machine that gets a compiler, or loses it, measures again.
+    asked = {"compile": {"policy": runtime.numerics.value, "compiler": find_compiler()}}
     return {
+        "version": _VERSION,
         "pass": trial.name,
         "module": dict(key),
         "shape": list(trial.inputs.shape),
         "num_trainable": trainable if trial.name == "train" else None,
         "device_class": device_class(str(runtime.device)),
         "num_threads": runtime.num_threads,
-    }
-
-
-def _circumstances(runtime: Runtime) -> dict[str, Any]:
-    """Return what else makes a measured plan stale."""
-    # A machine that gets a compiler, or loses it, measures again.
-    asked = {"compile": {"policy": runtime.numerics.value, "compiler": find_compiler()}}
-    return {
-        "version": _VERSION,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
         **(asked if runtime.compile else {}),

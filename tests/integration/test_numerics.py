@@ -144,16 +144,15 @@ def test_a_plan_is_measured_once_and_then_recalled(runtime):
 
 
 def test_the_plan_of_a_baseline_is_taken_without_measuring(tmp_path):
-    """Its identity names what it was measured for, so another module does not get it."""
+    """It was timed with so many threads: with others it says nothing."""
     net, (inputs, _) = make_conv_net(), make_batch()
-    there = CpuRuntime(ArtifactCache(tmp_path / "there"))
-    measured = plan_forward(net, inputs, there, key={"weights": "a"})
-    slow = measured.model_copy(update={"precision": "fp32", "memory_format": "contiguous"})
-    here = CpuRuntime(ArtifactCache(tmp_path / "here"), plans={measured.identity: slow})
-    reused = plan_forward(net, inputs, here, key={"weights": "a"})
+    slow = NumericsPlan(precision="fp32", memory_format="contiguous", source="measured")
+    runtime = CpuRuntime(ArtifactCache(tmp_path), plans={"forward": slow})
+    reused = plan_forward(net, inputs, runtime, key={"weights": "a"})
     assert reused == slow.model_copy(update={"source": "baseline"})
-    assert num_plans(here) == 0
-    assert plan_forward(net, inputs, here, key={"weights": "b"}).source == "measured"
+    assert num_plans(runtime) == 0
+    threads = replace(runtime, plans={"forward": slow.model_copy(update={"num_threads": 7})})
+    assert plan_forward(net, inputs, threads, key={"weights": "a"}).source == "measured"
 
 
 def test_a_plan_outlives_the_run(tmp_path):
