@@ -43,6 +43,7 @@ from bench.gate.baseline import Baseline
 from bench.gate.earlier import earlier_runs
 from bench.gate.night import Candidate, compare_night
 from bench.gate.past import PastRun
+from bench.gate.reading import timed_backbones
 from bench.gate.records import identify, label_records
 from bench.metrics import UnpackedPredictions
 from bench.record import Record
@@ -131,7 +132,8 @@ def _read(records: Sequence[Record], names: Mapping[str, str]) -> dict[str, Meas
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[names[identify(record.cell)]].append(record)
-    return {name: read_cell(name, group) for name, group in groups.items()}
+    timed = timed_backbones(records)
+    return {name: read_cell(name, group, timed) for name, group in groups.items()}
 
 
 def _spreads(grid: Grid) -> list[str]:
@@ -142,8 +144,8 @@ def _spreads(grid: Grid) -> list[str]:
             values = [np.log(_middle(each[metric])) for each in costs if metric in each]
             spreads += [f"{100 * statistics.stdev(values):.1f}%"] if len(values) > 2 else []
         lines.append(f"  {metric.value}: {', '.join(spreads) or 'not measured'}")
-    disturbed = sum(each.disturbed for c in grid.costs.values() for r in c for each in r.values())
-    return [*lines, f"  speeds measured on a busy machine: {disturbed}"]
+    flaws = sum(bool(each.flaw) for c in grid.costs.values() for r in c for each in r.values())
+    return [*lines, f"  values that are not the model's alone: {flaws}"]
 
 
 def _middle(cost: Cost) -> float:
@@ -265,7 +267,7 @@ class Draw:
             metric: replace(
                 cost,
                 runs=tuple(self._repeats(each[metric].runs[0]) for each in costs),
-                disturbed=any(each[metric].disturbed for each in costs),
+                flaw=next((each[metric].flaw for each in costs if each[metric].flaw), ""),
             )
             for metric, cost in costs[0].items()
         }

@@ -17,7 +17,12 @@ from bench.errors import BaselineError
 from bench.gate.baseline import Baseline, parse_baseline
 from bench.gate.files import FOLDER, baseline_names, baseline_path
 from bench.gate.past import PastCell, read_past
-from bench.gate.reading import describe_numerics, describe_versions
+from bench.gate.reading import (
+    cost_flaws,
+    describe_numerics,
+    describe_versions,
+    timed_backbones,
+)
 from bench.gate.records import identify, label_records
 from bench.gate.trends import KEY, CellState, History, Run, find_trends
 from bench.gate.values import Metric
@@ -103,15 +108,20 @@ class _Reader:
         for record in records:
             identity = identify(record.cell)
             groups[names[identity]][identity].append(record)
+        timed = timed_backbones(records)
         cells = {
-            name: self._state(past.cells.get(name), identity, group)
+            name: self._state(past.cells.get(name), identity, group, timed)
             for name, own in groups.items()
             for identity, group in own.items()
         }
         return Run(info.scope, info.id, past.started_at, cells)
 
     def _state(
-        self, past: PastCell | None, identity: str, records: Sequence[RecordSummary]
+        self,
+        past: PastCell | None,
+        identity: str,
+        records: Sequence[RecordSummary],
+        timed: frozenset[str],
     ) -> CellState:
         if past is None:
             return CellState(identity, "", failure=_failure(records))
@@ -122,7 +132,7 @@ class _Reader:
             identity=identity,
             conditions=past.conditions,
             values=values,
-            busy=_busy(records),
+            flaws=cost_flaws(records, timed),
             traits=self._traits[past.conditions],
             versions=self._versions_of(records),
         )
@@ -157,13 +167,6 @@ def _rates(past: PastCell, records: Sequence[RecordSummary]) -> dict[Metric, flo
         for metric, rates in found.items()
         if metric in past.values
     }
-
-
-def _busy(records: Sequence[RecordSummary]) -> frozenset[Metric]:
-    train = any(each.train_profile and each.train_profile.is_disturbed for each in records)
-    infer = any(each.infer_profile and each.infer_profile.is_disturbed for each in records)
-    disturbed = {Metric.TRAIN_RATE: train, Metric.INFER_RATE: infer, Metric.LATENCY: infer}
-    return frozenset(metric for metric, is_so in disturbed.items() if is_so)
 
 
 def _traits(records: Sequence[RecordSummary]) -> Mapping[str, str]:

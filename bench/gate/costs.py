@@ -73,7 +73,7 @@ def _settle(pair: Pair, metric: Metric, old: Cost | None, new: Cost | None) -> R
     reason = _obstacle(old, new)
     if reason:
         return Row(name, metric, Verdict.NOT_COMPARABLE, reasons=(reason,), changes=changes)
-    reason = _disturbance(old, new)
+    reason = _flaw(old, new)
     if reason:
         return Row(
             cell=name,
@@ -87,11 +87,9 @@ def _settle(pair: Pair, metric: Metric, old: Cost | None, new: Cost | None) -> R
     return None
 
 
-def _disturbance(old: Cost, new: Cost) -> str:
-    sides = [side for side, cost in (("baseline", old), ("candidate", new)) if cost.disturbed]
-    if not sides:
-        return ""
-    return f"the {' and the '.join(sides)} ran on a busy machine, so its speed is not the model's"
+def _flaw(old: Cost, new: Cost) -> str:
+    sides = (("baseline", old), ("candidate", new))
+    return "; ".join(f"the {side} was {cost.flaw}" for side, cost in sides if cost.flaw)
 
 
 def _obstacle(old: Cost, new: Cost) -> str:

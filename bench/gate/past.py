@@ -12,12 +12,12 @@ from datetime import datetime
 from itertools import chain, pairwise
 
 from bench.digests import digest_value
-from bench.gate.reading import describe_numerics
+from bench.gate.reading import cost_flaws, describe_numerics, timed_backbones
 from bench.gate.records import identify
 from bench.gate.values import Cost, History, Measured, Metric
 from bench.significance import ShiftSettings, find_changes
 from bench.spec import Frozen
-from bench.summary import Memory, RecordSummary, ScoreSummary, SpeedSummary, Status
+from bench.summary import Memory, RecordSummary, ScoreSummary, Status
 
 _MARGINS = {2: 5.0, 3: 1.5, 4: 0.8}
 _LEAST_MARGIN = 0.5
@@ -32,7 +32,7 @@ class PastCell(Frozen):
         conditions: Digest of all that must be equal for values to be one series: keys by seed,
             class of device, numerics, batch sizes.
         values: Metric -> mean of a quality (fraction, nats), median of a cost (seconds per batch or
-            call, bytes). Speeds that were measured on a busy machine are absent.
+            call, bytes). What is not the model's alone is absent, see `cost_flaws`.
     """
 
     conditions: str
@@ -70,12 +70,13 @@ def read_past(
         name = names.get(identify(record.cell))
         if name is not None:
             groups[name].append(record)
+    timed = timed_backbones(records)
     return PastRun(
         scope=scope,
         run_id=records[0].run_id,
         started_at=min(record.started_at for record in records),
         cells={
-            name: PastCell(conditions=conditions(group), values=_values(group))
+            name: PastCell(conditions=conditions(group), values=_values(group, timed))
             for name, group in groups.items()
             if all(record.status is Status.OK for record in group)
         },
@@ -101,7 +102,7 @@ def conditions(records: Sequence[RecordSummary]) -> str:
     return digest_value(parts)[:16]
 
 
-def _values(records: Sequence[RecordSummary]) -> dict[Metric, float]:
+def _values(records: Sequence[RecordSummary], timed: frozenset[str]) -> dict[Metric, float]:
     tests = [record.test for record in records if record.test is not None]
     train = [record.train_profile for record in records if record.train_profile is not None]
     infer = [record.infer_profile for record in records if record.infer_profile is not None]
@@ -110,21 +111,22 @@ def _values(records: Sequence[RecordSummary]) -> dict[Metric, float]:
         Metric.ACCURACY: _mean(tests, "accuracy"),
         Metric.MACRO_F1: _mean(tests, "macro_f1"),
         Metric.NLL: _mean(tests, "nll"),
-        Metric.TRAIN_RATE: _speed(
-            train, [each.batch_size / each.examples_per_second for each in train]
-        ),
-        Metric.INFER_RATE: _speed(
-            infer, [each.batch_size / each.examples_per_second for each in infer]
-        ),
-        Metric.LATENCY: _speed(
-            infer, [one.p50_seconds for p in infer for one in p.latencies if one.batch_size == 1]
+        Metric.TRAIN_RATE: _median(each.batch_size / each.examples_per_second for each in train),
+        Metric.INFER_RATE: _median(each.batch_size / each.examples_per_second for each in infer),
+        Metric.LATENCY: _median(
+            one.p50_seconds for each in infer for one in each.latencies if one.batch_size == 1
         ),
         Metric.TRAIN_MEMORY: _peak(each.memory for each in train),
         Metric.INFER_MEMORY: _peak(each.memory for each in infer),
         Metric.HOST_MEMORY: _peak(memory),
     }
     # Seven digits are far more than any of these is known to, and half the size of a baseline.
-    return {name: float(f"{value:.7g}") for name, value in found.items() if value is not None}
+    flaws = cost_flaws(records, timed)
+    return {
+        name: float(f"{value:.7g}")
+        for name, value in found.items()
+        if value is not None and name not in flaws
+    }
 
 
 def _mean(scores: Sequence[ScoreSummary], name: str) -> float | None:
@@ -132,10 +134,10 @@ def _mean(scores: Sequence[ScoreSummary], name: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _speed(profiles: Sequence[SpeedSummary], seconds: Sequence[float]) -> float | None:
-    if not seconds or any(profile.is_disturbed for profile in profiles):
-        return None
-    return statistics.median(dict.fromkeys(seconds))
+def _median(seconds: Iterable[float]) -> float | None:
+    """Return the median; a profile that seeds share is given by each of them and counts once."""
+    distinct = dict.fromkeys(seconds)
+    return statistics.median(distinct) if distinct else None
 
 
 def _peak(memories: Iterable[Memory]) -> float | None:

@@ -1,6 +1,7 @@
 """Records of one cell's seeds -> what the gate compares; knows no store and no verdict."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from bench.compare import cell_fields
@@ -8,10 +9,58 @@ from bench.errors import UsageError
 from bench.gate.values import Cost, Measured, Metric, SeedResult
 from bench.metrics import unpack_predictions
 from bench.record import Effective, Environment, Memory, NumericsPlan, Record
-from bench.summary import SpeedSummary
+from bench.summary import RecordSummary
+
+BUSY = "measured on a busy machine, so its speed is not the model's"
+TIMED = "measured in a process that had timed numerics, so its memory is not the model's"
 
 
-def read_cell(name: str, records: Sequence[Record]) -> Measured:
+def timed_backbones(records: Iterable[RecordSummary]) -> frozenset[str]:
+    """Return the labels of backbones whose numerics plans were timed in a run.
+
+    What was tried leaves its traces in the resident memory of the process; and cells share the
+    profile of the first one, whichever that is.
+
+    Args:
+        records: All of the run.
+    """
+    return frozenset(
+        record.cell.backbone.label
+        for record in records
+        if record.effective is not None
+        for plan in (record.effective.forward, record.effective.train)
+        if plan is not None and plan.source == "measured"
+    )
+
+
+def cost_flaws(
+    records: Sequence[RecordSummary], timed: frozenset[str] = frozenset()
+) -> dict[Metric, str]:
+    """Return the costs of a cell that are not those of the model alone, and why.
+
+    Args:
+        records: Of the cell, one per seed.
+        timed: See `timed_backbones`.
+    """
+    train = [record.train_profile for record in records if record.train_profile is not None]
+    infer = [record.infer_profile for record in records if record.infer_profile is not None]
+    flaws: dict[Metric, str] = {}
+    if any(each.is_disturbed for each in train):
+        flaws[Metric.TRAIN_RATE] = BUSY
+    if any(each.is_disturbed for each in infer):
+        flaws |= {Metric.INFER_RATE: BUSY, Metric.LATENCY: BUSY}
+    if any(record.cell.backbone.label in timed for record in records):
+        flaws[Metric.HOST_MEMORY] = TIMED
+        if all(each.memory.allocated_bytes is None for each in train):
+            flaws[Metric.TRAIN_MEMORY] = TIMED
+        if all(each.memory.allocated_bytes is None for each in infer):
+            flaws[Metric.INFER_MEMORY] = TIMED
+    return flaws
+
+
+def read_cell(
+    name: str, records: Sequence[Record], timed: frozenset[str] = frozenset()
+) -> Measured:
     """Return the records of a backbone x dataset x strategy as one value.
 
     Costs are those of the records that are ok. Peaks are bytes on the GPU where it counts them,
@@ -21,6 +70,7 @@ def read_cell(name: str, records: Sequence[Record]) -> Measured:
     Args:
         name: Of the cell, the same from night to night.
         records: One per seed, at least one, predictions included.
+        timed: See `timed_backbones`.
 
     Raises:
         UsageError: No record.
@@ -37,7 +87,7 @@ def read_cell(name: str, records: Sequence[Record]) -> Measured:
         device_class=_joined(each.device_class for each in environments) or None,
         numerics=describe_numerics(effective),
         effective_batch=max(batches, default=None),
-        costs=_costs(ok),
+        costs=_costs(ok, cost_flaws(ok, timed)),
         versions=describe_versions(environments),
     )
 
@@ -100,24 +150,26 @@ def _revision(environment: Environment) -> str:
     return f"{environment.git_revision}{changed}"
 
 
-def _costs(records: Sequence[Record]) -> dict[Metric, Cost]:
+def _costs(records: Sequence[Record], flaws: Mapping[Metric, str]) -> dict[Metric, Cost]:
     train = [record.train_profile for record in records if record.train_profile is not None]
     infer = [record.infer_profile for record in records if record.infer_profile is not None]
-    single = [
-        (profile, each) for profile in infer for each in profile.latencies if each.batch_size == 1
-    ]
+    single = [each for profile in infer for each in profile.latencies if each.batch_size == 1]
     found = {
-        Metric.TRAIN_RATE: _timed((each, each.step_seconds, each.batch_size) for each in train),
-        Metric.INFER_RATE: _timed((each, each.batch_seconds, each.batch_size) for each in infer),
-        Metric.LATENCY: _timed((profile, (each.p50_seconds,), 1) for profile, each in single),
+        Metric.TRAIN_RATE: _timed((each.step_seconds, each.batch_size) for each in train),
+        Metric.INFER_RATE: _timed((each.batch_seconds, each.batch_size) for each in infer),
+        Metric.LATENCY: _timed(((each.p50_seconds,), 1) for each in single),
         Metric.TRAIN_MEMORY: _peak(each.memory for each in train),
         Metric.INFER_MEMORY: _peak(each.memory for each in infer),
         Metric.HOST_MEMORY: _peak(Memory(host_bytes=record.host_peak_bytes) for record in records),
     }
-    return {metric: cost for metric, cost in found.items() if cost is not None}
+    return {
+        metric: replace(cost, flaw=flaws.get(metric, ""))
+        for metric, cost in found.items()
+        if cost is not None
+    }
 
 
-def _timed(profiles: Iterable[tuple[SpeedSummary, tuple[float, ...], int]]) -> Cost | None:
+def _timed(profiles: Iterable[tuple[tuple[float, ...], int]]) -> Cost | None:
     """Return the repeats at the largest batch size among seeds; others cannot be put beside them.
 
     A profile that seeds share is given by each of them and counts once.
@@ -125,13 +177,9 @@ def _timed(profiles: Iterable[tuple[SpeedSummary, tuple[float, ...], int]]) -> C
     given = list(profiles)
     if not given:
         return None
-    largest = max(size for _, _, size in given)
-    distinct = dict.fromkeys(repeats for _, repeats, size in given if size == largest)
-    return Cost(
-        runs=(tuple(chain.from_iterable(distinct)),),
-        batch_size=largest,
-        disturbed=any(profile.is_disturbed for profile, _, _ in given),
-    )
+    largest = max(size for _, size in given)
+    distinct = dict.fromkeys(repeats for repeats, size in given if size == largest)
+    return Cost(runs=(tuple(chain.from_iterable(distinct)),), batch_size=largest)
 
 
 def _peak(memories: Iterable[Memory]) -> Cost | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bench.digests import digest_value
 from bench.gate.origins import cell_origins, profile_origins, span
-from bench.gate.reading import read_cell
+from bench.gate.reading import read_cell, timed_backbones
 from bench.gate.values import Measured, Metric
 from bench.record import Record
 from bench.spec import Cell
@@ -89,11 +89,12 @@ def read_run(
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[names[identify(record.cell)]].append(record)
+    timed = timed_backbones(records)
     return Side(
         title=title,
         suite=records[0].cell.suite if records else "",
         when=span(records),
-        cells=tuple(read_cell(name, group) for name, group in groups.items()),
+        cells=tuple(read_cell(name, group, timed) for name, group in groups.items()),
         origins=cell_origins(groups, now),
         profile_origins=profile_origins(groups, now),
     )

@@ -36,8 +36,8 @@ class CellState:
         identity: See `bench.gate.records.identify`.
         conditions: See `bench.gate.past.PastCell`; empty unless every seed is ok.
         values: Metric -> fraction or nats (mean over seeds), examples per second or seconds
-            (median), bytes (largest); what was not measured, or on a busy machine, is absent.
-        busy: Speeds that were measured on a busy machine.
+            (median), bytes (largest); what was not measured, or has a flaw, is absent.
+        flaws: Costs that are not the model's alone, see `bench.gate.reading.cost_flaws`.
         failure: Which seeds are not ok, for people; empty where all are.
         traits: What the conditions are made of, as text by name.
         versions: Package, driver, host, git revision … -> version.
@@ -46,7 +46,7 @@ class CellState:
     identity: str
     conditions: str
     values: Mapping[Metric, float] = field(default_factory=dict)
-    busy: frozenset[Metric] = frozenset()
+    flaws: Mapping[Metric, str] = field(default_factory=dict)
     failure: str = ""
     traits: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -251,8 +251,8 @@ def _gap(state: CellState | None, place: _Place) -> str:
         return state.failure
     if state.conditions != place.conditions:
         return OTHER_CONDITIONS
-    if place.metric in state.busy:
-        return "measured on a busy machine"
+    if place.metric in state.flaws:
+        return state.flaws[place.metric].partition(",")[0]
     return "" if place.metric in state.values else "not measured"
 
 

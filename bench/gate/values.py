@@ -118,13 +118,13 @@ class Cost:
         batch_size: Examples per repeat; None for memory.
         counted: Whether bytes are those that the device's allocator counted, not those that the
             system saw in use.
-        disturbed: Whether other work took so much of the machine that a speed is not the model's.
+        flaw: Why the value is not that of the model alone, after "was"; empty where it is.
     """
 
     runs: tuple[tuple[float, ...], ...]
     batch_size: int | None = None
     counted: bool = False
-    disturbed: bool = False
+    flaw: str = ""
 
 
 @dataclass(frozen=True)

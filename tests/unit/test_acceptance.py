@@ -205,7 +205,7 @@ def test_a_speed_of_a_busy_machine_is_refused(saved: Ran):
     add_night(night(Evening(rate=100.0, waiting=0.5), 2))
     code, _, err = accept(saved, "--metric", "infer_examples_per_second")
     assert code == 2
-    assert "infer_examples_per_second is inconclusive: the candidate ran on a busy machine" in err
+    assert "infer_examples_per_second is inconclusive: the candidate was measured on a busy" in err
 
 
 def test_a_suite_of_which_the_store_has_no_run_is_refused(saved: Ran):

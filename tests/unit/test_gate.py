@@ -20,6 +20,7 @@ from bench.gate import (
     parse_min_effects,
 )
 from bench.gate.pairs import content_changes
+from bench.gate.reading import BUSY
 from bench.summary import Status
 from tests.nights import Nights, World
 
@@ -136,13 +137,15 @@ def test_several_runs_of_a_side_tell_the_noise():
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
 def test_speed_on_a_busy_machine_is_inconclusive_however_slow(side):
     quiet = Cost(runs=((0.1, 0.1),), batch_size=8)
-    busy = Cost(runs=((0.3, 0.3),), batch_size=8, disturbed=True)
+    busy = Cost(runs=((0.3, 0.3),), batch_size=8, flaw=BUSY)
     first, second = (busy, quiet) if side == "baseline" else (quiet, busy)
     before, after = one_pair(costs={Metric.INFER_RATE: second})
     before = [replace(before[0], costs={Metric.INFER_RATE: first})]
     row = next(row for row in judge(before, after, KNOWN).rows if row.metric is Metric.INFER_RATE)
     assert (row.verdict, row.effect) == (Verdict.INCONCLUSIVE, None)
-    assert row.reasons == (f"the {side} ran on a busy machine, so its speed is not the model's",)
+    assert row.reasons == (
+        f"the {side} was measured on a busy machine, so its speed is not the model's",
+    )
     assert row.candidate == pytest.approx(8 / second.runs[0][0])
 
 

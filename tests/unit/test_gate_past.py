@@ -93,6 +93,31 @@ def test_speed_on_a_busy_machine_is_no_value():
     assert Metric.TRAIN_RATE in cell.values
 
 
+def timing(record: Record) -> Record:
+    """The record where its process timed the numerics of the forward pass."""
+    forward = record.effective.forward.model_copy(update={"source": "measured"})
+    effective = record.effective.model_copy(update={"forward": forward})
+    return record.model_copy(update={"effective": effective})
+
+
+def test_resident_memory_of_a_process_that_timed_numerics_is_no_value_of_any_cell_of_its_backbone():
+    """Cells share the profile of whichever came first."""
+    probe = timing(make_record(strategy="linear_probe"))
+    other = make_record(strategy="full", backbone="plain/pixels")
+    run = read_past("scope", [probe, *seeds(), other], label_records([probe, *seeds(), other]))
+    memory = {Metric.HOST_MEMORY, Metric.INFER_MEMORY}
+    with_memory = {name for name, cell in run.cells.items() if memory & set(cell.values)}
+    assert len(run.cells) == 3
+    assert with_memory == {"plain/pixels · digits · full"}
+
+
+def test_memory_that_the_device_counts_has_no_traces_of_what_was_tried():
+    record = timing(make_record(device_memory=True))
+    (cell,) = read_past("scope", [record], label_records([record])).cells.values()
+    assert Metric.INFER_MEMORY in cell.values
+    assert Metric.HOST_MEMORY not in cell.values
+
+
 def test_conditions_are_equal_whatever_the_order_and_the_numbers():
     first, second = seeds()
     slower = second.train_profile.model_copy(update={"examples_per_second": 1.0})
