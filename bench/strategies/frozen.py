@@ -5,6 +5,7 @@ It knows no classifier: a strategy brings the head, from features to logits, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -22,6 +23,10 @@ from bench.strategies.probe import LabelledFeatures, check_part
 
 Setting: TypeAlias = Mapping[str, float | int | str]
 """Values of a strategy's fields at one point of its grid."""
+
+
+_TELLING = 0.99
+"""Held-out scores calibrate where their loss is below this share of that of even odds."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def take_only(
         settings: Exactly one.
         frozen: Gives the labels of train.
         held_out: Makes scores of each train example from all others, shape (N, K).
-        fallback: Scale where a class has a single example, so that nothing can be left out.
+        fallback: Scale where a class has a single example, so that nothing can be left out, or
+            where scores without an example's own part say nothing of its label.
 
     Raises:
         StrategyError: There are several settings and nothing to choose by.
@@ -147,9 +153,16 @@ def take_only(
             f"{len(settings)} settings and no val split to choose by: give one value of "
             f"{' and '.join(fields)}"
         )
+    reason = "a class has one example"
     if frozen.can_leave_one_out:
-        return Choice(0, fit_scale(held_out(), frozen.train.labels))
-    note = f"probabilities are not calibrated (a class has one example): scale {fallback:g}"
+        scores, labels = held_out(), frozen.train.labels
+        scale = fit_scale(scores, labels)
+        loss = float(F.cross_entropy(scores.double() * scale, labels))
+        if loss < _TELLING * math.log(frozen.num_classes):
+            return Choice(0, scale)
+        # With strong penalties and few examples a class is likeliest where it was not left out.
+        reason = "an example's label cannot be told from the others of train"
+    note = f"probabilities are not calibrated ({reason}): scale {fallback:.3g}"
     return Choice(0, fallback, notes=(note,))
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from bench.interfaces import Adapted, Task
 from bench.spec import Grid, StrategySpec, grid_values
 
-_SCALES = {"cosine": 20.0, "euclidean": 5.0}
+_SCALES = {"cosine": 10.0, "euclidean": 5.0}
 """Of the scores where neither val nor train can say it: one example of a class and no val."""
 
 
@@ -33,7 +33,7 @@ class NearestCentroid:
 
     Probabilities are a softmax of scaled cosines or negative squared distances. The scale is fitted
     on val; without val on train, each example left out of its own class's mean. Where a class has a
-    single example it is 20 for cosines, and 5 for squared distances in units of the mean one
+    single example it is 10 for cosines, and 5 for squared distances in units of the mean one
     between two class means.
 
     Source: Snell et al., 2017, section 2, with the backbone frozen.

@@ -55,9 +55,14 @@ class RidgePath:
         Source: Allen, 1974 (PRESS): the residual over one minus the leverage.
         """
         shrunk = self.energy / (self.energy + l2)
-        fitted = self.examples @ (shrunk[:, None] * (self.examples.T @ self.targets)) + self.offset
+        fitted = self._fitted(l2) + self.offset
         leverage = (self.examples.square() @ shrunk + 1 / len(self.examples)).clamp_max(1 - 1e-9)
         return self.targets - (self.targets - fitted) / (1 - leverage)[:, None]
+
+    def spread(self, l2: float) -> float:
+        """Return the standard deviation of train's own scores within an example, less the bias."""
+        fitted = self._fitted(l2)
+        return float((fitted - fitted.mean(1, keepdim=True)).square().mean().sqrt())
 
     def make_head(self, l2: float, scale: float) -> nn.Linear:
         """Return the head on features as they are, scores times the scale, float32."""
@@ -65,12 +70,16 @@ class RidgePath:
         bias = scale * self.offset - weight @ self.scaling.mean
         return make_head(weight.shape[1], len(weight), (weight.float(), bias.float()))
 
+    def _fitted(self, l2: float) -> Tensor:
+        shrunk = self.energy / (self.energy + l2)
+        return self.examples @ (shrunk[:, None] * (self.examples.T @ self.targets))
+
     def _solution(self, l2: float) -> Tensor:
         return self.response / (self.energy + l2)[:, None]
 
 
 def fit_ridge(
-    features: Tensor, labels: Tensor, num_classes: int, *, standardize: bool = True
+    features: Tensor, labels: Tensor, num_classes: int, *, standardize: bool = False
 ) -> RidgePath:
     """Return the minimisers of sum of squared errors + l2 * ||W||^2 for every l2 > 0.
 

@@ -10,8 +10,8 @@ from bench.interfaces import Adapted, Task
 from bench.spec import Grid, StrategySpec, grid_values
 
 _HIGHEST, _DECADES, _PER_DECADE = 7, 11, 2
-_SCALE = 5.0
-"""Of scores near +1 and -1, where neither val nor train can say it."""
+_SCALE = 1.5
+"""Of scores in units of their spread over train, where neither val nor train can say it."""
 
 
 class RidgeProbeSpec(StrategySpec):
@@ -20,7 +20,8 @@ class RidgeProbeSpec(StrategySpec):
     Attributes:
         l2: Strength of the penalty l2 * ||W||^2 beside the sum of squared errors, scikit-learn's
             alpha; a list is a path solved at once and chosen on val. One value needs no val.
-        standardize: Scale each feature to unit variance over train.
+        standardize: Scale each feature to unit variance over train; it helps where features have
+            units of their own, and hurts with few shots, whose variances are a matter of chance.
     """
 
     model_config = StrategySpec.model_config | {"extra": "forbid"}
@@ -30,14 +31,15 @@ class RidgeProbeSpec(StrategySpec):
         float(f"{10 ** (_HIGHEST - step / _PER_DECADE):.6g}")
         for step in range(_DECADES * _PER_DECADE + 1)
     )
-    standardize: bool = True
+    standardize: bool = False
 
 
 class RidgeProbe:
     """Fit class labels by least squares on frozen features, in closed form.
 
     Probabilities are a softmax of scaled scores. The scale is fitted on val; without val on train,
-    each example by the fit to all others; it is 5 where a class has a single example.
+    each example by the fit to all others. Where a class has a single example, or train says nothing
+    that way, logits are 1.5 times the scores in units of their spread over train.
 
     Source: Hoerl & Kennard, 1970; as a classifier Rifkin et al., 2003 (scikit-learn's
     RidgeClassifier).
@@ -77,12 +79,16 @@ class RidgeProbe:
                 train.features, train.labels, task.num_classes, standardize=spec.standardize
             )
             if val is None:
-                choice = take_only(settings, frozen, lambda: fit.held_out(path[0]), _SCALE)
+                choice = take_only(
+                    settings, frozen, lambda: fit.held_out(path[0]), _SCALE / fit.spread(path[0])
+                )
             else:
                 projected = fit.project(val.features)
                 choice = choose_on_val(
                     settings, lambda index: fit.scores(projected, path[index]), val.labels
                 )
             head = fit.make_head(path[choice.index], choice.scale)
-        fitted = FittedHead(head, head.weight.numel() + len(head.bias), choice.selection)
+        fitted = FittedHead(
+            head, head.weight.numel() + len(head.bias), choice.selection, choice.notes
+        )
         return adapt_head(task, frozen, fitted)
