@@ -66,7 +66,8 @@ class CellProfiler:
                 settings=self._settings,
             )
 
-        key = {"pass": "infer", "batch_size": size, "head": type(classifier).__name__}
+        head = getattr(classifier, "kind", type(classifier).__name__)
+        key = {"pass": "infer", "batch_size": size, "head": head}
         return InferProfile.model_validate(self._share(key, plan, measure))
 
     def training(self, adapted: Adapted, spec: StrategySpec) -> TrainProfile | None:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
+from typing import cast
 
 from bench import registry
 from bench.errors import UsageError
-from bench.spec import Cell, StrategySpec, Suite
+from bench.spec import Cell, StrategySpec, Suite, parse_seed_range
 
 _MAX_LISTED = 30
 _WILDCARDS = frozenset("*?[")
@@ -75,15 +76,19 @@ def select_cells(
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of a command line: ``0,1,2``.
+    """Return the seeds of a command line: ``0,1,2`` or ``0..9``.
 
     Raises:
         UsageError: It is something else.
     """
     try:
+        if ".." in text:
+            return cast(tuple[int, ...], parse_seed_range(text))
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--seeds '{text}' is not a list of whole numbers such as 0,1,2") from None
+        raise UsageError(
+            f"--seeds '{text}' is not a list of whole numbers such as 0,1,2 or a range such as 0..9"
+        ) from None
 
 
 def _check_seeds(cells: Sequence[Cell], seeds: Sequence[int] | None) -> None:

@@ -29,8 +29,11 @@ DATASETS = {
 }
 STRATEGIES = {
     "full": "bench.strategies.full:Full",
+    "knn": "bench.strategies.knn:Knn",
     "linear_probe": "bench.strategies.linear_probe:LinearProbe",
+    "nearest_centroid": "bench.strategies.nearest_centroid:NearestCentroid",
     "partial": "bench.strategies.partial:Partial",
+    "ridge_probe": "bench.strategies.ridge_probe:RidgeProbe",
 }
 _BUILT_IN = {"backbones": BACKBONES, "datasets": DATASETS, "strategies": STRATEGIES}
 

@@ -26,7 +26,14 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _MIXING = ("mixup", "cutmix")
+_SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
+    """Return the values of a field typed ``T | Grid[T]``, one or several."""
+    return field if isinstance(field, tuple) else (field,)
 
 
 def parse_duration(value: Any) -> Any:
@@ -42,6 +49,25 @@ def parse_duration(value: Any) -> Any:
         raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_seed_range(value: Any) -> Any:
+    """Return ``0..9`` as the whole numbers from 0 to 9, both included; a list as it is.
+
+    Raises:
+        ValueError: The text is not a range, is empty, or has more than 10,000 seeds.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SEED_RANGE.fullmatch(value.strip())
+    if not match:
+        raise ValueError(
+            f"'{value}' is not a range of seeds; write 0..9 for ten of them, or a list"
+        )
+    first, last = (int(part) for part in match.groups())
+    if not first <= last < first + _MAX_SEEDS:
+        raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
+    return tuple(range(first, last + 1))
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -247,7 +273,8 @@ class Suite(Frozen):
 
     Attributes:
         split_seed: Fixes the test split, the same for every seed.
-        seeds: Each draws val, shots, head initialisation, data order and augmentation.
+        seeds: Each draws val, shots, head initialisation, data order and augmentation: ten draws
+            of few shots are ``0..9``.
         compile: Also try passes compiled by `torch.compile`; kept only where more than 5% faster.
     """
 
@@ -259,7 +286,10 @@ class Suite(Frozen):
     strategies: tuple[SerializeAsAny[StrategySpec], ...] = Field(min_length=1)
     image_size: int | None = Field(default=None, ge=8, le=4096)
     split_seed: int = Field(default=0, ge=0)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        BeforeValidator(parse_seed_range),
+    ] = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,14 +22,14 @@ from bench.strategies.freeze import digest_tensors
 from bench.strategies.inputs import load_batch, normalise
 from bench.strategies.microbatch import EvalBatch, with_fewer
 
-if TYPE_CHECKING:
-    import numpy as np
-
 _NAMED = 3
 
 
 def plan_features(backbone: Backbone, split: Split, runtime: Runtime) -> NumericsPlan:
     """Return the numerics of the pass that computes features; timed once, then remembered.
+
+    A split with fewer examples than a batch is repeated to fill it: the plan, and so the features,
+    are the same for every number of shots.
 
     Args:
         backbone: Put on the runtime's device.
@@ -37,8 +38,9 @@ def plan_features(backbone: Backbone, split: Split, runtime: Runtime) -> Numeric
     """
     module = backbone.module.to(runtime.device)
     with runtime.phase("numerics"):
-        count = min(eval_batch_size(runtime.device), len(split))
-        images = load_batch(split, slice(0, count), runtime.device)
+        count = eval_batch_size(runtime.device)
+        positions = np.resize(np.arange(len(split)), count)
+        images = load_batch(split, positions, runtime.device)
         inputs = normalise(images, backbone.preprocessing)
         key = {"weights": backbone.info.weights_digest}
         return with_fewer(
@@ -78,7 +80,7 @@ def extract_features(
         ticker = Ticker("features", array.count_missing(split.rows), runtime.emit, time.monotonic)
         array.ensure(split.rows, _maker(backbone, split, runtime, plan, ticker))
         features = torch.from_numpy(array.read(split.rows))
-    _check_finite(features, backbone, split)
+    check_finite(features, backbone, split)
     return features
 
 
@@ -130,7 +132,7 @@ def _maker(
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
                 images = load_batch(part, slice(first, first + size), runtime.device)
-                yield _forward(forward, images, backbone, plan)
+                yield encode_images(forward, images, backbone, plan)
                 ticker.add(size)
                 first += size
 
@@ -148,10 +150,20 @@ def _maker(
 
 
 @torch.inference_mode()
-def _forward(
+def encode_images(
     forward: Callable[[Tensor], Tensor], images: Tensor, backbone: Backbone, plan: NumericsPlan
 ) -> Tensor:
-    """Return features of decoded images, float32, on the CPU, shape (B, D)."""
+    """Return features of images, float32, on the CPU, shape (B, D).
+
+    Args:
+        forward: The pass, with the plan applied to it and in eval mode.
+        images: Bytes, or floats in [0, 1] after augmentation, shape (B, H, W, 3), on the device.
+        backbone: Whose pass it is.
+        plan: Numerics in force.
+
+    Raises:
+        StrategyError: The width is not as declared.
+    """
     inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
     with autocast(plan, images.device):
         features = forward(inputs)
@@ -164,7 +176,17 @@ def _forward(
     return features.float().cpu()
 
 
-def _check_finite(features: Tensor, backbone: Backbone, split: Split) -> None:
+def check_finite(features: Tensor, backbone: Backbone, split: Split) -> None:
+    """Refuse features that are not finite, naming the first examples.
+
+    Args:
+        features: Shape (N, D).
+        backbone: What made them.
+        split: What they are of.
+
+    Raises:
+        StrategyError: Says how many and what to try.
+    """
     broken = (~features.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if broken:
         named = ", ".join(split.ids[i] for i in broken[:_NAMED])

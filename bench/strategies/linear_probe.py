@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_serializer
 
-from bench.interfaces import Adapted, Split, Task
-from bench.record import Effective, GridPoint, NumericsPlan, Selection
-from bench.spec import Grid, StrategySpec
+from bench.interfaces import Adapted, Task
+from bench.record import GridPoint, Selection
+from bench.spec import Grid, StrategySpec, grid_values
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.strategies.probe import LabelledFeatures, ProbePath
+    from bench.strategies.frozen import FrozenFeatures
+    from bench.strategies.probe import ProbePath
 
 _DECADES, _PER_DECADE = 11, 4
 _FIXED_L2 = 1.0
+_VIEW_FIELDS = ("views", "augmentation")
 
 
 class LinearProbeSpec(StrategySpec):
@@ -26,6 +28,9 @@ class LinearProbeSpec(StrategySpec):
         l2: Strength of the penalty l2 * ||W||^2 / 2 beside the sum of losses, scikit-learn's 1/C;
             a list is a path solved at once and chosen on val. One value needs no val.
         standardize: Scale each feature to unit variance over train.
+        views: Augmented views of each train image that are fitted beside the plain one, drawn from
+            the seed. Train is encoded so many times more, and losses are summed over views.
+        augmentation: How views are drawn, as in training.
     """
 
     model_config = StrategySpec.model_config | {"extra": "forbid"}
@@ -35,10 +40,24 @@ class LinearProbeSpec(StrategySpec):
         float(f"{10 ** (6 - step / _PER_DECADE):.6g}") for step in range(_DECADES * _PER_DECADE + 1)
     )
     standardize: bool = True
+    views: int = Field(default=0, ge=0, le=100)
+    augmentation: Literal["flip_crop", "strong"] = "flip_crop"
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave views out where there are none: keys and labels of cells from before them stay."""
+        values: dict[str, Any] = handler(self)
+        return {
+            key: value for key, value in values.items() if self.views or key not in _VIEW_FIELDS
+        }
 
 
 class LinearProbe:
-    """Fit a linear classifier on frozen features."""
+    """Fit a linear classifier on frozen features.
+
+    Source: Kornblith et al., 2019, section 3; views as in Chen et al., 2020, who augment the
+    training of their linear evaluation.
+    """
 
     Spec: ClassVar[type[StrategySpec]] = LinearProbeSpec
     version: ClassVar[int] = 1
@@ -51,37 +70,25 @@ class LinearProbe:
     def needs_val(self, spec: StrategySpec) -> bool:
         """Return True for a path of strengths."""
         assert isinstance(spec, LinearProbeSpec)
-        return len(_path_of(spec)) > 1
+        return len(grid_values(spec.l2)) > 1
 
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
         """Return the probe with the strength that val chose; see `Strategy.adapt`."""
-        from bench.strategies.features import count_constant, extract_features, plan_features
+        from bench.strategies.frozen import FittedHead, adapt_head, load_frozen
         from bench.strategies.head import Classifier, make_head
 
         assert isinstance(spec, LinearProbeSpec)
-        backbone, device = task.backbone, task.runtime.device
-        plan = plan_features(backbone, task.train, task.runtime)
-        train = _labelled(task, task.train, plan)
-        constant = count_constant(train.features, backbone)
-        path = _fit(task, spec, train, plan)
-        width = backbone.info.feature_dim
+        frozen = load_frozen(task)
+        path = _fit(task, spec, frozen)
+        width = task.backbone.info.feature_dim
         head = make_head(width, task.num_classes, (path.weight, path.bias))
-        classifier = Classifier(backbone.module, head).to(device).eval()
-
-        def predict(split: Split) -> torch.Tensor:
-            features = extract_features(backbone, split, task.runtime, plan)
-            logits: torch.Tensor = classifier.head(features.to(device))
-            return logits.detach().cpu()
-
-        trainable = sum(value.numel() for value in head.parameters())
-        return Adapted(
-            predict=predict,
-            effective=_describe(task, plan, path, constant),
-            num_parameters=backbone.info.num_parameters + trainable,
-            num_trainable_parameters=trainable,
-            classifier=classifier,
-            selection=_selection(path),
-        )
+        notes = path.notes
+        if spec.views:
+            views = f"{spec.views} {spec.augmentation} views"
+            notes = (*notes, f"fitted on {views} of each train image beside the plain one")
+        num_fitted = head.weight.numel() + head.bias.numel()
+        fitted = FittedHead(head, num_fitted, _selection(path), notes)
+        return adapt_head(task, frozen, fitted, Classifier(task.backbone.module, head))
 
 
 def probe_head(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,40 +96,30 @@ def probe_head(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
 
     The strength is chosen on val; without val it is 1.0.
     """
-    from bench.strategies.features import plan_features
+    from bench.strategies.frozen import load_frozen
 
     spec = LinearProbeSpec() if task.val is not None else LinearProbeSpec(l2=_FIXED_L2)
-    plan = plan_features(task.backbone, task.train, task.runtime)
-    path = _fit(task, spec, _labelled(task, task.train, plan), plan)
+    path = _fit(task, spec, load_frozen(task))
     return path.weight, path.bias
 
 
-def _path_of(spec: LinearProbeSpec) -> tuple[float, ...]:
-    return spec.l2 if isinstance(spec.l2, tuple) else (spec.l2,)
-
-
-def _labelled(task: Task, split: Split, plan: NumericsPlan) -> LabelledFeatures:
+def _fit(task: Task, spec: LinearProbeSpec, frozen: FrozenFeatures) -> ProbePath:
     import torch
 
-    from bench.strategies.features import extract_features
-    from bench.strategies.probe import LabelledFeatures
+    from bench.strategies.probe import LabelledFeatures, fit_probe
+    from bench.strategies.views import Views, extract_views
 
-    features = extract_features(task.backbone, split, task.runtime, plan)
-    device = task.runtime.device
-    return LabelledFeatures(features.to(device), torch.from_numpy(split.labels).to(device))
-
-
-def _fit(
-    task: Task, spec: LinearProbeSpec, train: LabelledFeatures, plan: NumericsPlan
-) -> ProbePath:
-    from bench.strategies.probe import fit_probe
-
-    val = None if task.val is None else _labelled(task, task.val, plan)
+    train = frozen.train
+    if spec.views:
+        views = Views(spec.views, spec.augmentation, task.seed)
+        more = extract_views(task.backbone, task.train, task.runtime, frozen.plan, views)
+        features = torch.cat([train.features, more.to(train.features.device)])
+        train = LabelledFeatures(features, train.labels.repeat(1 + spec.views))
     with task.runtime.phase("fit"):
         return fit_probe(
             train,
-            val,
-            l2_path=_path_of(spec),
+            frozen.val,
+            l2_path=grid_values(spec.l2),
             num_classes=task.num_classes,
             standardize=spec.standardize,
         )
@@ -146,11 +143,3 @@ def _selection(path: ProbePath) -> Selection | None:
         at_grid_edge=path.at_grid_edge,
         converged=path.converged,
     )
-
-
-def _describe(task: Task, plan: NumericsPlan, path: ProbePath, constant: int) -> Effective:
-    notes = list(path.notes)
-    if constant:
-        width = task.backbone.info.feature_dim
-        notes.append(f"{constant} of {width} features are constant on train")
-    return Effective(device=str(task.runtime.device), forward=plan, notes=tuple(notes))

@@ -62,13 +62,19 @@ class ProbePath:
 
 
 @dataclass(frozen=True)
-class _Scaling:
-    """Feature -> (feature - mean) * factor; the factor of a constant feature is 0."""
+class Scaling:
+    """Feature -> (feature - mean) * factor; the factor of a constant feature is 0.
+
+    Attributes:
+        mean: Over train, shape (D,).
+        factor: One over the deviation over train, or 1, shape (D,).
+    """
 
     mean: Tensor
     factor: Tensor
 
     def apply(self, features: Tensor) -> Tensor:
+        """Return scaled features, shape (N, D)."""
         return (features - self.mean) * self.factor
 
 
@@ -105,7 +111,7 @@ def fit_probe(
     """
     _check_path(l2_path, val)
     for name, part in (("train", train), ("val", val)):
-        _check_part(name, part, num_classes, train.features.shape[1])
+        check_part(name, part, num_classes, train.features.shape[1])
     fitted = _fit(train, sorted(set(l2_path), reverse=True), standardize)
     scores = [(None, None) if val is None else fitted.score(row, val) for row in fitted.rows]
     best = min(fitted.rows, key=lambda row: _rank(scores[row]))
@@ -134,7 +140,7 @@ class _Fitted:
 
     l2_path: Sequence[float]
     solutions: Solutions
-    scaling: _Scaling
+    scaling: Scaling
     present: Tensor
 
     @property
@@ -175,7 +181,7 @@ def _fit(train: LabelledFeatures, l2_path: Sequence[float], standardize: bool) -
         raise ProbeError(
             f"a probe needs examples of two classes or more in train, got {len(present)}"
         )
-    scaling = _measure_scaling(train.features, standardize)
+    scaling = measure_scaling(train.features, standardize)
     scaled = scaling.apply(train.features)
     solutions = solve_path(scaled, labels, len(present), [1 / l2 for l2 in l2_path])
     return _Fitted(l2_path, solutions, scaling, present)
@@ -191,9 +197,20 @@ def _check_path(l2_path: Sequence[float], val: LabelledFeatures | None) -> None:
         )
 
 
-def _check_part(
+def check_part(
     name: str, part: LabelledFeatures | None, num_classes: int, feature_dim: int
 ) -> None:
+    """Refuse features and labels that no classifier can be fitted on.
+
+    Args:
+        name: Of the split, for messages.
+        part: None passes.
+        num_classes: K.
+        feature_dim: D.
+
+    Raises:
+        ProbeError: Shapes or labels do not fit, there is no example, or a value is not finite.
+    """
     if part is None:
         return
     shape = (len(part.labels), feature_dim)
@@ -214,14 +231,20 @@ def _check_part(
         )
 
 
-def _measure_scaling(features: Tensor, standardize: bool) -> _Scaling:
+def measure_scaling(features: Tensor, standardize: bool) -> Scaling:
+    """Return what centres features, and scales them to unit variance if asked.
+
+    Args:
+        features: Of train, shape (N, D).
+        standardize: Whether the variance becomes 1; a constant feature becomes 0 in any case.
+    """
     exact = features.double()
     mean = exact.mean(0)
     deviation = (exact - mean).square().mean(0).sqrt()
     varies = deviation > _CONSTANT * mean.abs()
     factor = 1 / deviation if standardize else torch.ones_like(deviation)
     factor = torch.where(varies, factor, 0.0)
-    return _Scaling(mean.to(features.dtype), factor.to(features.dtype))
+    return Scaling(mean.to(features.dtype), factor.to(features.dtype))
 
 
 def _rank(score: tuple[float | None, float | None]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from bench import registry
 from bench.spec import BackboneSpec, DatasetSpec, StrategySpec, Suite
 
 _DURATION = r"^(?=\d)(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
+_SEED_RANGE = r"^\d+\.\.\d+$"
 _REF = "#/$defs/{model}"
 
 
@@ -27,6 +28,7 @@ def suite_schema() -> dict[str, Any]:
     schema["properties"]["strategies"]["items"] = _strategies(definitions)
     definitions.pop("StrategySpec", None)
     _allow_durations(definitions["Limits"]["properties"])
+    _allow_text(schema["properties"], "seeds", _SEED_RANGE)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
@@ -79,7 +81,11 @@ def _strategy(
 def _allow_durations(limits: dict[str, Any]) -> None:
     """Let `2h` stand where pydantic's schema, which does not see our parser, has a number."""
     for name in ("cell_timeout", "total_time", "profile_time"):
-        own = limits[name]
-        kept = {key: own.pop(key) for key in ("default", "title") if key in own}
-        members = own.pop("anyOf", None) or [dict(own)]
-        limits[name] = {**kept, "anyOf": [*members, {"type": "string", "pattern": _DURATION}]}
+        _allow_text(limits, name, _DURATION)
+
+
+def _allow_text(properties: dict[str, Any], name: str, pattern: str) -> None:
+    own = properties[name]
+    kept = {key: own.pop(key) for key in ("default", "title") if key in own}
+    members = own.pop("anyOf", None) or [dict(own)]
+    properties[name] = {**kept, "anyOf": [*members, {"type": "string", "pattern": pattern}]}

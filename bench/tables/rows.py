@@ -1,6 +1,7 @@
 """Records -> one row per backbone x dataset x strategy, in base units; knows no rendering."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -159,9 +160,15 @@ def _ranked(rows: Sequence[Row], groups: Sequence[Sequence[RecordSummary]]) -> l
     return ranked
 
 
-def _order(row: Row) -> tuple[str, int, str, float, str, str]:
+def _order(row: Row) -> tuple[str, int, list[tuple[str, int]], float, str, str]:
     accuracy = -1.0 if row.test_accuracy is None else row.test_accuracy
-    return (row.suite, row.run_id, row.dataset, -accuracy, row.backbone, row.strategy)
+    return (row.suite, row.run_id, _naturally(row.dataset), -accuracy, row.backbone, row.strategy)
+
+
+def _naturally(text: str) -> list[tuple[str, int]]:
+    """Return what sorts 5 shots before 10: words as words, whole numbers as numbers."""
+    pairs = re.findall(r"([^0-9]*)([0-9]*)", text)
+    return [(word, int(number) if number else -1) for word, number in pairs]
 
 
 def failed_cells(records: Iterable[RecordSummary]) -> list[FailedCell]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench.artifacts import ArtifactCache
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Split
+from bench.spec import Numerics
 from bench.strategies.features import count_constant, extract_features, plan_features
 from bench.strategies.inputs import load_batch, normalise
 from tests.training import TestRuntime, make_backbone, make_split, small_backbone
@@ -165,3 +166,11 @@ def test_a_long_extraction_tells_how_far_it_is_and_a_short_one_nothing() -> None
     ticks = [(tick.phase, tick.num_done, tick.num_total) for tick in runtime.emitted]
     assert 1 <= len(ticks) <= 2, "five batches of 0.4 s"
     assert ticks[0] in [("features", 128, 300), ("features", 192, 300)]
+
+
+def test_the_plan_is_the_same_for_every_number_of_train_examples() -> None:
+    backbone, runtime = small_backbone(), TestRuntime(numerics=Numerics.AUTO)
+    many = plan_features(backbone, make_split("train", 90, 1), runtime)
+    for size in (1, 10, 63):
+        few = plan_features(backbone, make_split("train", size, 1), runtime)
+        assert few.identity == many.identity and few.source == "recalled"

@@ -165,7 +165,11 @@ def test_what_no_run_can_fetch_stops_it_before_any_work(desk: Desk):
     ("arguments", "message"),
     [
         (("--executor", "moon"), "error: no executor 'moon'. Known: local.\n"),
-        (("--seeds", "x"), "error: --seeds 'x' is not a list of whole numbers such as 0,1,2\n"),
+        (
+            ("--seeds", "x"),
+            "error: --seeds 'x' is not a list of whole numbers such as 0,1,2 "
+            "or a range such as 0..9\n",
+        ),
     ],
 )
 def test_a_flag_that_cannot_be_honoured_exits_with_2(

@@ -253,6 +253,13 @@ def test_every_limit_may_be_text_with_a_unit_in_the_schema(bench):
         assert not re.search(pattern, bad)
 
 
+def test_seeds_may_be_a_range_in_the_schema(bench):
+    seeds = json.loads(bench("schema").out)["properties"]["seeds"]
+    as_list, as_text = seeds["anyOf"]
+    assert as_list["type"] == "array" and seeds["default"] == [0]
+    assert re.search(as_text["pattern"], "0..9") and not re.search(as_text["pattern"], "0-9")
+
+
 class _Terminal(StringIO):
     def isatty(self) -> bool:
         return True

@@ -174,9 +174,10 @@ def test_selection_keeps_the_order():
 
 def test_seeds_are_parsed():
     assert parse_seeds("0,1, 7") == (0, 1, 7)
+    assert parse_seeds("3..5") == (3, 4, 5)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1;2", "1,,2"])
+@pytest.mark.parametrize("text", ["", "a", "1;2", "1,,2", "0..", "5..3", "1,3..5"])
 def test_seeds_that_are_no_numbers_are_refused(text):
     with pytest.raises(UsageError, match="is not a list of whole numbers such as 0,1,2"):
         parse_seeds(text)

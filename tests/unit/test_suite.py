@@ -159,8 +159,7 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
         (
             "strategies: [linaer_probe]",
             "strategies",
-            "s.yaml:4: unknown strategy 'linaer_probe'. Did you mean 'linear_probe'? "
-            "Known: dial, full, linear_probe, partial, turn.",
+            "s.yaml:4: unknown strategy 'linaer_probe'. Did you mean 'linear_probe'? Known: ",
         ),
         (
             "backbones: [tiny/resnet5O]",
@@ -220,6 +219,13 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
         ("image_size: big", None, "s.yaml:5: image_size must be a whole number, got 'big'"),
         ("image_size: true", None, "s.yaml:5: image_size must be a whole number, got true"),
         ("seeds: 3", None, "s.yaml:5: seeds must be a list, got 3"),
+        (
+            "seeds: 0-9",
+            None,
+            "s.yaml:5: seeds: '0-9' is not a range of seeds; write 0..9 for ten of them, or a list",
+        ),
+        ("seeds: 9..0", None, "s.yaml:5: seeds: '9..0' must go up, over at most 10000 seeds"),
+        ("seeds: 0..10000", None, "s.yaml:5: seeds: '0..10000' must go up, over at most 10000 s"),
         ("seeds: [0, -1]", None, "s.yaml:5: seeds[1] must be greater than or equal to 0, got -1"),
         (
             "seeds: [1, 1]",
@@ -437,6 +443,49 @@ def test_below_five_shots_the_default_probe_must_be_given_one_strength(suite):
         text + "strategies: [linear_probe]"
     )
     assert suite.load(text + "strategies: [{name: linear_probe, l2: 1}, dial]").shots == 1
+
+
+def test_few_shots_with_ten_draws_are_cells_of_one_row_each(suite):
+    loaded = suite.load(
+        """\
+        name: few
+        backbones: [plain/pixels]
+        datasets: [digits]
+        strategies: [{name: nearest_centroid, metric: cosine}, {name: linear_probe, l2: 1}]
+        shots: [1, 5, 10]
+        seeds: 0..9
+        """
+    )
+    assert loaded.seeds == tuple(range(10))
+    cells = plan_cells(loaded)
+    assert len(cells) == 3 * 2 * 10
+    rows = {(cell.dataset.label, cell.strategy.name) for cell in cells}
+    assert len(rows) == 6 and ("digits (10 shots)", "linear_probe") in rows
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings", "fields"),
+    [
+        ("knn", 24, "k and temperature"),
+        ("{name: knn, k: 1}", 3, "temperature"),
+        ("nearest_centroid", 2, "metric"),
+        ("ridge_probe", 23, "l2"),
+        ("linear_probe", 45, "l2"),
+    ],
+)
+def test_below_five_shots_each_strategy_says_which_fields_to_fix(suite, entry, settings, fields):
+    text = f"""\
+        name: few
+        backbones: [plain/pixels]
+        datasets: [digits]
+        shots: [1, 4, 5]
+        strategies: [{entry}]
+        """
+    assert (
+        f"chooses among {settings} settings on val: below 5 shots a fixed setting is required, and "
+        f"the suite has digits (1 shots), digits (4 shots); give one value of {fields}, or more"
+    ) in suite.problem(text)
+    assert suite.load(text.replace("[1, 4, 5]", "[5, 10]")).shots == (5, 10)
 
 
 def test_an_exclude_is_not_blamed_while_a_name_is_wrong(suite):

@@ -1,0 +1,29 @@
+"""docs/strategies.md says what there is, and its suites load."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import load_suite, plan_cells
+from bench.registry import STRATEGIES, strategy
+
+DOC = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_one_row_in_the_table_and_one_line_in_the_list(name: str) -> None:
+    assert len(re.findall(rf"^\| `{name}` \|", DOC, re.MULTILINE)) == 1
+    summary = strategy(name).summary
+    assert "\n" not in summary and len(summary) > 60
+
+
+def test_the_examples_load(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    fragment, few = EXAMPLES
+    path.write_text(few)
+    cells = plan_cells(load_suite(path))
+    assert len(cells) == 3 * 10 * 4
+    path.write_text("name: x\nbackbones: [plain/pixels]\ndatasets: [digits]\n" + fragment)
+    assert len(plan_cells(load_suite(path))) == 5
