@@ -28,9 +28,17 @@ DATASETS = {
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {
+    "bias_only": "bench.strategies.bias_only:BiasOnly",
     "full": "bench.strategies.full:Full",
+    "gradual_unfreeze": "bench.strategies.gradual_unfreeze:GradualUnfreeze",
+    "l2_sp": "bench.strategies.l2_sp:L2Sp",
+    "layer_decay": "bench.strategies.layer_decay:LayerDecay",
     "linear_probe": "bench.strategies.linear_probe:LinearProbe",
+    "lora": "bench.strategies.lora:Lora",
+    "lp_ft": "bench.strategies.lp_ft:LpFt",
+    "norm_only": "bench.strategies.norm_only:NormOnly",
     "partial": "bench.strategies.partial:Partial",
+    "scratch": "bench.strategies.scratch:Scratch",
 }
 _BUILT_IN = {"backbones": BACKBONES, "datasets": DATASETS, "strategies": STRATEGIES}
 

@@ -160,7 +160,8 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "strategies: [linaer_probe]",
             "strategies",
             "s.yaml:4: unknown strategy 'linaer_probe'. Did you mean 'linear_probe'? "
-            "Known: dial, full, linear_probe, partial, turn.",
+            "Known: bias_only, dial, full, gradual_unfreeze, l2_sp, layer_decay, linear_probe, "
+            "lora, lp_ft, norm_only, partial, scratch, turn.",
         ),
         (
             "backbones: [tiny/resnet5O]",
