@@ -188,7 +188,8 @@ class LimitedSteps(Limited):
 @pytest.mark.parametrize("name", ["bias_only", "gradual_unfreeze", "l2_sp", "layer_decay", "lora"])
 def test_other_ways_to_train_go_on_in_parts_too(name: str, patience: int) -> None:
     found = strategy(name)
-    spec = found.Spec.model_validate({"name": name, "epochs": 3, "batch_size": 32})
+    fields = {"epochs": 4, "batch_size": 32, "learning_rate": 0.02, "schedule": "constant"}
+    spec = found.Spec.model_validate({"name": name, **fields})
 
     def run(**limits: int) -> tuple[Adapted, Limited]:
         with torch.random.fork_rng():
