@@ -392,3 +392,26 @@ def test_a_backbone_without_any_target_is_one_clear_error(name: str, message: st
     with pytest.raises(StrategyError) as caught:
         found.adapt(make_task(backbone), spec)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", ["bias_only", "gradual_unfreeze", "l2_sp", "lora", "norm_only"])
+def test_every_setting_of_a_grid_begins_from_the_same_weights(name: str) -> None:
+    found = strategy(name)
+
+    def val_losses(rates: float | tuple[float, ...]) -> list[float | None]:
+        fields = {"name": name, **RUN, "learning_rate": rates}
+        adapted = found.adapt(make_task(random_backbone()), found.Spec.model_validate(fields))
+        assert adapted.selection is not None
+        return [point.val_loss for point in adapted.selection.points]
+
+    assert val_losses((0.02, 0.005)) == [*val_losses(0.02), *val_losses(0.005)]
+
+
+@pytest.mark.parametrize("name", ["bias_only", "gradual_unfreeze", "lora", "norm_only"])
+def test_the_record_says_why_no_prefix_is_stored(name: str) -> None:
+    found = strategy(name)
+    task = make_task(random_backbone())
+    adapted = found.adapt(task, found.Spec.model_validate({"name": name, **RUN}))
+    (note,) = adapted.effective.notes
+    assert note.startswith("frozen prefix run in every epoch: ")
+    assert "prefix" not in task.runtime.phases  # type: ignore[attr-defined]
