@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,7 +39,8 @@ class Adapters:
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
-            target_modules=list(targets),
+            # As a list, a path would also stand for every longer one that ends with it.
+            target_modules="|".join(map(re.escape, targets)),
             fan_in_fan_out=transposed,
         )
         inject_adapter_in_model(config, module)

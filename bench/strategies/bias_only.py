@@ -33,8 +33,8 @@ class BiasOnly(SteppingStrategy):
 
     Spec: ClassVar[type[StrategySpec]] = BiasOnlySpec
     summary: ClassVar[str] = (
-        "trains the bias terms with a new head, about 0.1% of the parameters: nearly the time of "
-        "full, little memory for the optimiser; for many variants of one transformer to keep"
+        "trains the bias terms with a new head, about 0.1% of a transformer: nearly the time of "
+        "full, next to no memory for the optimiser; for many variants of one backbone to keep"
     )
 
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:

@@ -34,8 +34,8 @@ class NormOnly(SteppingStrategy):
 
     Spec: ClassVar[type[StrategySpec]] = NormOnlySpec
     summary: ClassVar[str] = (
-        "trains scale and shift of the normalisation layers with a new head, under 1% of the "
-        "parameters: the time of full at less memory; for many variants of one backbone to keep"
+        "trains scale and shift of the normalisation layers with a new head, at most a few percent of "
+        "all parameters: nearly the time of full; for many variants of one backbone to keep"
     )
 
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:

@@ -173,6 +173,15 @@ def test_grouped_convolutions_get_no_adapter() -> None:
     assert grouped and targets and not set(grouped) & set(targets)
 
 
+def test_a_layer_whose_path_ends_like_a_target_gets_no_adapter() -> None:
+    inner = nn.ModuleDict({"mix": nn.Conv2d(4, 4, 1, groups=4)})
+    module = nn.ModuleDict({"mix": nn.Conv2d(3, 4, 1), "inner": inner})
+    targets = find_targets(module, lambda: inner["mix"](module["mix"](torch.zeros(1, 3, 2, 2))))
+    assert targets == ("mix",)
+    names = Adapters(module, targets, 4, 8.0).parameters()
+    assert names == tuple(f"mix.lora_{side}.default.weight" for side in "AB")
+
+
 def test_the_transposed_linear_layers_of_gpt2_get_adapters() -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=WIDTH, n_layer=1, n_head=2)
     module = GPT2Model(config).eval()
