@@ -25,17 +25,19 @@ class NormOnlySpec(TrainingSpec):
 class NormOnly(SteppingStrategy):
     """Train scale and shift of every normalisation layer, and the head.
 
-    These layers are in train mode: batch norms normalise by the batch and their running statistics
-    follow. Everything else is frozen in eval mode.
+    The whole backbone is in eval mode: batch norms normalise by their pretrained running
+    statistics, which stay bit by bit, since they are no parameters. In train mode the frozen layers
+    between them cannot adapt to the noise of a batch's statistics: on Lite0 and 800 digits of
+    mnist-5k (three epochs, 64 pixels) val accuracy was 0.53 in train mode and 0.93 in eval mode.
 
-    Source: Frankle et al., 2021, Training BatchNorm and Only BatchNorm (there from random weights);
-    layer, group and RMS norms are treated alike.
+    Source: Frankle et al., 2021, Training BatchNorm and Only BatchNorm (there from random weights,
+    hence in train mode); layer, group and RMS norms are treated alike.
     """
 
     Spec: ClassVar[type[StrategySpec]] = NormOnlySpec
     summary: ClassVar[str] = (
-        "trains scale and shift of the normalisation layers with a new head, at most a few percent of "
-        "all parameters: nearly the time of full; for many variants of one backbone to keep"
+        "trains scale and shift of the normalisation layers with a new head, at most a few percent "
+        "of all parameters: nearly the time of full; for many variants of one backbone to keep"
     )
 
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
@@ -49,25 +51,25 @@ class NormOnly(SteppingStrategy):
 
         assert isinstance(spec, NormOnlySpec)
         require_trainable(task.backbone, spec.name)
-        paths = norm_paths(task.backbone.module)
-        if not paths:
+        names = norm_names(task.backbone.module)
+        if not names:
             raise StrategyError(
                 f"norm_only: {task.backbone.info.name} has no normalisation layer with parameters. "
                 "Use bias_only, partial or lora, or leave the pair out with exclude."
             )
-        norms = (Stage("norms", paths),)
-        recipe = Recipe(stages_of=lambda setting: norms, without_prefix="its norms train")
+        norms = (Stage("norms", (), names),)
+        recipe = Recipe(stages_of=lambda setting: norms, without_prefix="norms train in all of it")
         return adapt_by_gradient(task, spec, recipe)
 
 
-def norm_paths(module: nn.Module) -> tuple[str, ...]:
-    """Return the paths of the normalisation layers that have parameters of their own, in order.
+def norm_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of scale and shift of every normalisation layer, in order.
 
-    They are known by their class's name, since libraries have layer and RMS norms of their own.
+    The layers are known by their class's name, since libraries have norms of their own.
     """
     return tuple(
-        path
+        f"{path}.{name}" if path else name
         for path, part in module.named_modules()
         if "norm" in type(part).__name__.lower()
-        and next(part.parameters(recurse=False), None) is not None
+        for name, _ in part.named_parameters(recurse=False)
     )

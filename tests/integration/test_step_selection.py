@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from bench.errors import StrategyError
 from bench.strategies.adapters import Adapters, find_targets
 from bench.strategies.bias_only import bias_names
-from bench.strategies.norm_only import norm_paths
+from bench.strategies.norm_only import norm_names
 
 LAYERS, WIDTH = 2, 32
 
@@ -47,14 +47,6 @@ def read(module: nn.Module) -> None:
 
 def count(module: nn.Module, names: tuple[str, ...]) -> int:
     return sum(module.get_parameter(name).numel() for name in names)
-
-
-def inside(module: nn.Module, paths: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{path}.{name}"
-        for path in paths
-        for name, _ in module.get_submodule(path).named_parameters()
-    )
 
 
 def test_the_biases_of_a_vit_are_those_of_every_layer_and_no_weight() -> None:
@@ -112,10 +104,9 @@ def test_a_table_of_relative_positions_is_no_bias_term() -> None:
 def test_the_norms_are_all_of_them_with_scale_and_shift(build, kinds) -> None:
     module = build()
     expected = {path: part for path, part in module.named_modules() if isinstance(part, kinds)}
-    paths = norm_paths(module)
-    assert set(paths) == set(expected) and len(paths) > 3
-    names = inside(module, paths)
-    assert {name.rpartition(".")[2] for name in names} == {"weight", "bias"}
+    names = norm_names(module)
+    assert set(names) == {f"{path}.{name}" for path in expected for name in ("weight", "bias")}
+    assert len(expected) > 3
     assert count(module, names) == 2 * sum(part.weight.numel() for part in expected.values())
 
 
@@ -126,7 +117,7 @@ def test_norms_of_other_makes_count_and_those_without_parameters_do_not() -> Non
             self.weight = nn.Parameter(torch.ones(4))
 
     module = nn.Sequential(OwnRMSNorm(), nn.BatchNorm2d(4, affine=False), nn.Linear(4, 4))
-    assert norm_paths(module) == ("0",)
+    assert norm_names(module) == ("0.weight",)
 
 
 def test_the_adapters_of_a_vit_sit_at_the_linear_layers_of_attention() -> None:
