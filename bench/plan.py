@@ -8,7 +8,7 @@ from typing import cast
 
 from bench import registry
 from bench.errors import UsageError
-from bench.spec import Cell, StrategySpec, Suite, parse_seed_range
+from bench.spec import BackboneSpec, Cell, StrategySpec, Suite, parse_seed_range
 
 _MAX_LISTED = 30
 _WILDCARDS = frozenset("*?[")
@@ -20,7 +20,8 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
     Strategies that leave the backbone alone come first, over the whole suite, then those that
     train the fewest stages: a sweep that is stopped has a ranking already. Within such a rank,
     cells of a dataset, and of a backbone on it, are neighbours, so that artifacts are reused while
-    they are hot; then the suite's own order holds.
+    they are hot; then the suite's own order holds. A strategy that trains from random weights gets
+    the backbone with these, once for every name, whatever weights the suite has beside.
 
     Raises:
         UsageError: A strategy is not registered.
@@ -32,7 +33,7 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
             continue
         shared = {
             "suite": suite.name,
-            "backbone": backbone,
+            "backbone": _without_weights(backbone) if strategy.from_random else backbone,
             "dataset": dataset,
             "strategy": strategy,
             "split_seed": suite.split_seed,
@@ -41,7 +42,11 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
             "compile": suite.compile,
         }
         cells += [Cell(seed=seed, **shared) for seed in suite.seeds]
-    return tuple(sorted(cells, key=lambda cell: _rank(cell.strategy)))
+    return tuple(sorted(dict.fromkeys(cells), key=lambda cell: _rank(cell.strategy)))
+
+
+def _without_weights(backbone: BackboneSpec) -> BackboneSpec:
+    return backbone.model_copy(update={"weights": "random", "checkpoint": None})
 
 
 def _rank(strategy: StrategySpec) -> tuple[bool, float]:

@@ -28,12 +28,20 @@ DATASETS = {
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {
+    "bias_only": "bench.strategies.bias_only:BiasOnly",
     "full": "bench.strategies.full:Full",
+    "gradual_unfreeze": "bench.strategies.gradual_unfreeze:GradualUnfreeze",
     "knn": "bench.strategies.knn:Knn",
+    "l2_sp": "bench.strategies.l2_sp:L2Sp",
+    "layer_decay": "bench.strategies.layer_decay:LayerDecay",
     "linear_probe": "bench.strategies.linear_probe:LinearProbe",
+    "lora": "bench.strategies.lora:Lora",
+    "lp_ft": "bench.strategies.lp_ft:LpFt",
     "nearest_centroid": "bench.strategies.nearest_centroid:NearestCentroid",
+    "norm_only": "bench.strategies.norm_only:NormOnly",
     "partial": "bench.strategies.partial:Partial",
     "ridge_probe": "bench.strategies.ridge_probe:RidgeProbe",
+    "scratch": "bench.strategies.scratch:Scratch",
 }
 _BUILT_IN = {"backbones": BACKBONES, "datasets": DATASETS, "strategies": STRATEGIES}
 

@@ -164,7 +164,12 @@ class StrategySpec(_Named):
 
     This base keeps unknown fields, so that a record of a strategy no longer installed can be read.
     A strategy's own model forbids them. A tuple in a field is a grid inside the cell.
+
+    Attributes:
+        from_random: Whether it trains from random weights: its cells have no others.
     """
+
+    from_random: ClassVar[bool] = False
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

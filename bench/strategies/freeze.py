@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Stage
 from bench.strategies.head import Classifier
+from bench.strategies.rule import PLAIN, StepRule
 
 _NAMED = 5
 
@@ -26,10 +27,20 @@ class Trained:
 
     Attributes:
         stages: Stages that train; None is the whole backbone, dropout outside any stage included.
+            Modules of a stage train whole, in train mode; parameters that it names by themselves
+            train while the module that holds them stays in eval mode.
+        rule: How its steps differ from plain ones.
     """
 
     classifier: Classifier
     stages: tuple[Stage, ...] | None = None
+    rule: StepRule = PLAIN
+
+    def in_epoch(self, epoch: int) -> Trained:
+        """Return what trains in an epoch, counted from 1: all of it, or what its rule says."""
+        if self.rule.stages_in is None:
+            return self
+        return replace(self, stages=self.rule.stages_in(epoch))
 
     def require_gradients(self) -> None:
         """Let gradients flow to the trained part only."""
@@ -56,6 +67,12 @@ class Trained:
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that receive gradients, backbone first."""
         return [value for value in self.classifier.parameters() if value.requires_grad]
+
+    def rate_factors(self) -> dict[nn.Parameter, float]:
+        """Return the share of the learning rate of each parameter that does not get all of it."""
+        backbone = self.classifier.backbone
+        factors = self.rule.rate_factors
+        return {backbone.get_parameter(name): factor for name, factor in factors.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training may change, by name: parameters and buffers."""

@@ -44,4 +44,4 @@ class Full:
 
         assert isinstance(spec, FullSpec)
         require_trainable(task.backbone, spec.name)
-        return adapt_by_gradient(task, spec, lambda setting: None)
+        return adapt_by_gradient(task, spec)

@@ -1,23 +1,23 @@
-"""A grid of settings trained one after another, and the best of them; it knows no test split.
+"""A backbone adapted by gradient steps: what every strategy that takes them shares; no test split.
 
-What `full` and `partial` share: the head, numerics, feeds, selection on val, and the result.
+The head, numerics, feeds, selection on val, and the result. A strategy says by a `Recipe` in what
+it differs from training the whole backbone.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from bench.errors import DivergedError, StrategyError
+from bench.errors import StrategyError
 from bench.interfaces import Adapted, Split, Stage, Task
 from bench.numerics import apply_plan, plan_forward, plan_train
-from bench.record import Effective, GridPoint, NumericsPlan, Progress, Selection
+from bench.record import Effective, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.evaluation import eval_batch_size, predict_logits
 from bench.strategies.feed import Feed, ImageFeed
@@ -25,66 +25,78 @@ from bench.strategies.freeze import (
     Trained,
     all_tensors,
     check_frozen,
-    copy_tensors,
     digest_tensors,
-    restore_tensors,
 )
 from bench.strategies.head import Classifier, make_head
-from bench.strategies.loop import Fit, Training, TrainStep, is_better, train_setting
+from bench.strategies.loop import Training, TrainStep
 from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
 from bench.strategies.prefix import PlainPath
 from bench.strategies.prefix_cache import cache_prefix
+from bench.strategies.rule import PLAIN, StepRule
 from bench.strategies.schedule import fixed
-
-NO_VAL = "no val split: every epoch was trained and the last one kept"
-
+from bench.strategies.selection import NO_VAL, Chosen, choose_setting, enter
 
 StagesOf: TypeAlias = Callable[[TrainingSpec], tuple[Stage, ...] | None]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The best setting of a grid, its training with the best weights in the model, and the grid."""
+class Recipe:
+    """In what a strategy differs from training the whole backbone by plain steps.
 
-    setting: TrainingSpec
-    training: Training
-    fit: Fit
-    selection: Selection
+    Attributes:
+        stages_of: Setting -> stages of the backbone that train with the head, None for all of it;
+            of two settings, the one with more stages has those of the other too.
+        rule_of: Setting -> how its steps differ from plain ones.
+        without_prefix: Why activations of a frozen prefix are not stored; None stores them where
+            a cut is proven.
+        attach: Called with the classifier before anything is trained, after the forward pass was
+            planned: keeps what is needed of it, or adds what trains in place of its weights.
+        deploy: Makes the module what is deployed: called once training has ended.
+        resume: Makes it again what trains, for the profile of a step.
+    """
+
+    stages_of: StagesOf = lambda setting: None
+    rule_of: Callable[[TrainingSpec], StepRule] = lambda setting: PLAIN
+    without_prefix: str | None = None
+    attach: Callable[[Classifier], None] = lambda classifier: None
+    deploy: Callable[[], None] = lambda: None
+    resume: Callable[[], None] = lambda: None
 
 
-def adapt_by_gradient(task: Task, spec: TrainingSpec, stages_of: StagesOf) -> Adapted:
+def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = None) -> Adapted:
     """Train every setting of a spec from the same start and return the best on val.
 
     Args:
         task: Backbone, train, val, seed and machine.
         spec: Fields that are tuples are a grid.
-        stages_of: Setting -> stages of the backbone that train with the head, None for all of it;
-            of two settings, the one with more stages has those of the other too.
+        recipe: What trains and how; None trains the whole backbone by plain steps.
 
     Raises:
         DivergedError: No setting kept a finite loss.
         StrategyError: A grid without val, or a frozen tensor that changed.
     """
+    recipe = recipe or Recipe()
     settings = spec.grid_points()
     if task.val is None and len(settings) > 1:
         raise StrategyError(
             f"{spec.name}: a grid of {len(settings)} settings and no val split to choose on. Give "
             "single values, or data that leaves a val split."
         )
-    stages = [stages_of(setting) for setting in settings]
     classifier = _build(task, spec)
+    forward = _plan_forward(task)
+    recipe.attach(classifier)
+    stages = [recipe.stages_of(setting) for setting in settings]
     # Nothing is frozen where everything trains, and a large model takes seconds to digest.
     frozen = {} if None in stages else all_tensors(classifier)
     before = digest_tensors(frozen)
-    forward = _plan_forward(task)
-    trainings = _prepare_trainings(task, spec, classifier, stages, forward)
+    trainings = _prepare_trainings(task, spec, recipe, classifier, forward)
     with task.runtime.phase("train"):
         chosen = choose_setting(spec, trainings, task.runtime.emit)
     # What is deployed and profiled is the plain model, on the same tensors.
-    plain = Trained(classifier, chosen.training.trained.stages)
+    plain = replace(chosen.training.trained, classifier=classifier)
     chosen = replace(chosen, training=replace(chosen.training, trained=plain))
     check_frozen(before, plain)
-    return _assemble(task, forward, chosen)
+    return _assemble(task, recipe, forward, chosen)
 
 
 def _build(task: Task, spec: TrainingSpec) -> Classifier:
@@ -100,7 +112,7 @@ def _build(task: Task, spec: TrainingSpec) -> Classifier:
 
 def _plan_forward(task: Task) -> NumericsPlan:
     with task.runtime.phase("numerics"):
-        inputs, _ = _first_batch(task, eval_batch_size(task.runtime.device))
+        inputs, _ = first_batch(task, eval_batch_size(task.runtime.device))
         name = {"weights": task.backbone.info.weights_digest}
         return with_fewer(
             lambda size: plan_forward(task.backbone.module, inputs[:size], task.runtime, key=name),
@@ -114,7 +126,7 @@ def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPla
     trained.require_gradients()
     trained.train()
     with task.runtime.phase("numerics"):
-        inputs, labels = _first_batch(task, fixed(spec.grid_points()[0].batch_size))
+        inputs, labels = first_batch(task, fixed(spec.grid_points()[0].batch_size))
         name = {
             "weights": task.backbone.info.weights_digest,
             "num_classes": task.num_classes,
@@ -129,7 +141,8 @@ def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPla
         )
 
 
-def _first_batch(task: Task, count: int) -> tuple[Tensor, Tensor]:
+def first_batch(task: Task, count: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels of the first examples of train, on the device."""
     feed = _stream(task, task.train)
     count = min(count, len(feed))
     batch = next(feed.batches(torch.arange(count), (count,)))
@@ -143,23 +156,32 @@ def _stream(task: Task, split: Split) -> ImageFeed:
 def _prepare_trainings(
     task: Task,
     spec: TrainingSpec,
+    recipe: Recipe,
     classifier: Classifier,
-    stages: Sequence[tuple[Stage, ...] | None],
     forward: NumericsPlan,
 ) -> list[Training]:
     """Return a training per setting; they share data, and numerics where the same stages train."""
     images = _Images(task)
     by_stages: dict[tuple[Stage, ...] | None, Training] = {}
-    for part in stages:
+    trainings = []
+    for setting in spec.grid_points():
+        part = recipe.stages_of(setting)
         if part not in by_stages:
-            trained = Trained(classifier, part)
+            trained = Trained(classifier, part, recipe.rule_of(setting))
             plan = _plan_train(task, spec, trained)
+            if trained.rule.stages_in is not None:
+                # A graph is of the part that trains when it is compiled; that changes here.
+                plan = plan.model_copy(update={"compiled": False})
             # A cut behind a frozen prefix cannot be compiled; the step's plan sees to that itself.
             compiled = forward.compiled and part is None
             val = {"memory_format": plan.memory_format, "compiled": compiled}
             val_plan = forward.model_copy(update=val)
-            by_stages[part] = _prepare(task, spec, images, (trained, plan, val_plan))
-    return [by_stages[part] for part in stages]
+            model = trained, plan, val_plan
+            by_stages[part] = _prepare(task, spec, images, model, recipe.without_prefix)
+        shared = by_stages[part]
+        own = replace(shared.trained, rule=recipe.rule_of(setting))
+        trainings.append(replace(shared, trained=own))
+    return trainings
 
 
 class _Images:
@@ -184,6 +206,7 @@ def _prepare(
     spec: TrainingSpec,
     images: _Images,
     model: tuple[Trained, NumericsPlan, NumericsPlan],
+    without_prefix: str | None,
 ) -> Training:
     """Return a training from cached activations where a prefix is frozen, else from images."""
     trained, plan, val_plan = model
@@ -193,6 +216,8 @@ def _prepare(
     try:
         if trained.stages is None:
             train, val = images.feeds
+        elif without_prefix is not None:
+            raise PlainPath(without_prefix)
         elif spec.augmentation != "none":
             raise PlainPath("images are augmented")
         elif spec.mixup or spec.cutmix:
@@ -219,129 +244,15 @@ def _prepare(
     )
 
 
-def choose_setting(
-    spec: TrainingSpec, trainings: Sequence[Training], emit: Callable[[Progress], None]
-) -> Chosen:
-    """Train every grid point from the weights at hand and leave the best one's in the model.
-
-    Args:
-        spec: With its grids.
-        trainings: One per grid point, on one classifier.
-        emit: Told of every epoch.
-
-    Raises:
-        DivergedError: Every point diverged.
-    """
-    settings = spec.grid_points()
-    widest = max((training.trained for training in trainings), key=_breadth)
-    start = copy_tensors(widest) if len(settings) > 1 else None
-    points: list[GridPoint] = []
-    best: tuple[int, Fit] | None = None
-    micro_batch: int | None = None
-    for number, (setting, training) in enumerate(zip(settings, trainings, strict=True)):
-        if start is not None:
-            restore_tensors(widest, start)
-        _enter(training.trained, training.train_plan)
-        report = partial(_report, emit, setting.epochs, (number + 1, len(settings)))
-        fit = train_setting(replace(training, report=report, micro_batch=micro_batch), setting)
-        micro_batch = fit.micro_batch or micro_batch
-        points.append(describe_point(spec, setting, fit))
-        if fit.diverged is None and (best is None or is_better(fit.best, best[1].best)):
-            best = number, fit
-    if best is None:
-        raise DivergedError(_all_diverged(spec, points))
-    index, fit = best
-    if start is not None:
-        restore_tensors(widest, start)
-    _enter(trainings[index].trained, trainings[index].train_plan)
-    restore_tensors(trainings[index].trained, fit.state)
-    edge = is_at_grid_edge(spec, settings[index])
-    selection = Selection(points=tuple(points), chosen=index, at_grid_edge=edge)
-    training = replace(trainings[index], micro_batch=fit.micro_batch)
-    return Chosen(settings[index], training, replace(fit, state={}), selection)
-
-
-def _breadth(trained: Trained) -> float:
-    return math.inf if trained.stages is None else len(trained.stages)
-
-
-def _enter(trained: Trained, plan: NumericsPlan) -> None:
-    """Make the model ready for a training: gradients and memory format."""
-    trained.require_gradients()
-    apply_plan(trained.classifier, plan)
-
-
-def _report(
-    emit: Callable[[Progress], None],
-    num_epochs: int,
-    place: tuple[int, int],
-    epoch: int,
-    accuracy: float | None,
-) -> None:
-    emit(
-        Progress(
-            phase="train",
-            epoch=epoch,
-            num_epochs=num_epochs,
-            grid_point=place[0],
-            num_grid_points=place[1],
-            val_accuracy=accuracy,
-        )
-    )
-
-
-def grid_fields(spec: TrainingSpec) -> Mapping[str, tuple[Any, ...]]:
-    """Return the values of each field that is a grid."""
-    return {key: value for key, value in spec.model_dump().items() if isinstance(value, tuple)}
-
-
-def describe_point(spec: TrainingSpec, setting: TrainingSpec, fit: Fit) -> GridPoint:
-    """Return what the record says of one setting: the fields that vary, and its best epoch."""
-    values = {key: getattr(setting, key) for key in grid_fields(spec)}
-    notes = [f"{fit.micro_batch} examples per pass, for memory"] if fit.micro_batch else []
-    if fit.diverged is not None:
-        note = "; ".join([f"diverged: {fit.diverged}", *notes])
-        return GridPoint(setting=values, val_accuracy=None, val_loss=None, note=note)
-    if fit.best.val_accuracy is None:
-        notes.insert(0, NO_VAL)
-    return GridPoint(
-        setting=values,
-        val_accuracy=fit.best.val_accuracy,
-        val_loss=fit.best.val_loss,
-        best_epoch=fit.best_epoch,
-        note="; ".join(notes) or None,
-    )
-
-
-def is_at_grid_edge(spec: TrainingSpec, setting: TrainingSpec) -> bool | None:
-    """Return whether a choice is the lowest or highest of a grid of three values or more.
-
-    None where no field has that many: of two values each is an edge and nothing is learned.
-    """
-    wide = {key: set(values) for key, values in grid_fields(spec).items() if len(set(values)) > 2}
-    if not wide:
-        return None
-    return any(getattr(setting, key) in (min(values), max(values)) for key, values in wide.items())
-
-
-def _all_diverged(spec: TrainingSpec, points: Sequence[GridPoint]) -> str:
-    tried = [
-        ", ".join(f"{key} {value:g}" for key, value in point.setting.items()) or "the one setting"
-        for point in points
-    ]
-    reasons = "; ".join(f"{what}: {point.note}" for what, point in zip(tried, points, strict=True))
-    return (
-        f"{spec.name}: every setting diverged ({reasons}). Lower learning_rate, set clip_norm, or "
-        "pin numerics: fp32."
-    )
-
-
-def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
+def _assemble(task: Task, recipe: Recipe, forward: NumericsPlan, chosen: Chosen) -> Adapted:
     # What the result's functions name, they keep alive. It is not the training with its feeds:
     # images held on the device would count in every memory figure taken later.
     trained, plan, device = chosen.training.trained, chosen.training.train_plan, task.runtime.device
     classifier, setting = trained.classifier, chosen.setting
     micro_batch = chosen.training.micro_batch
+    num_trainable = _count_trainable(trained)
+    effective = _describe_effective(task, forward, chosen)
+    recipe.deploy()
 
     def predict(split: Split) -> Tensor:
         apply_plan(classifier, forward)
@@ -350,7 +261,8 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
     def training_step() -> Callable[[Tensor, Tensor], None]:
         # On the model itself: a copy would add its own memory to what is measured. Predictions
         # made after a step come from other weights, so the profile runs last.
-        _enter(trained, plan)
+        recipe.resume()
+        enter(trained, plan)
         trained.train()
         step = TrainStep(trained, setting, plan, device, micro_batch)
 
@@ -363,12 +275,18 @@ def _assemble(task: Task, forward: NumericsPlan, chosen: Chosen) -> Adapted:
         predict=predict,
         classifier=classifier,
         training_step=training_step,
-        effective=_describe_effective(task, forward, chosen),
+        effective=effective,
         num_parameters=sum(value.numel() for value in classifier.parameters()),
-        num_trainable_parameters=sum(value.numel() for value in trained.parameters()),
+        num_trainable_parameters=num_trainable,
         selection=None if task.val is None else chosen.selection,
         curve=chosen.fit.curve,
     )
+
+
+def _count_trainable(trained: Trained) -> int:
+    # Where later epochs train more, the last one left the gradients required.
+    trained.require_gradients()
+    return sum(value.numel() for value in trained.parameters())
 
 
 def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Effective:

@@ -24,7 +24,7 @@ from bench.strategies.evaluation import eval_batch_size, predict_logits, score_l
 from bench.strategies.feed import Feed, batch_sizes
 from bench.strategies.freeze import Trained, copy_tensors, restore_tensors
 from bench.strategies.microbatch import EvalBatch, smallest_pass, with_fewer
-from bench.strategies.schedule import fixed, make_optimizer, rate_factor
+from bench.strategies.schedule import fixed, make_optimizer, rate_factor, set_rate
 
 CHECK_STEPS = 50
 
@@ -111,14 +111,14 @@ class TrainStep:
         tf32 = plan.precision == "tf32"
         self._backward_plan = NumericsPlan(precision="tf32" if tf32 else "fp32")
         self._parameters = trained.parameters()
-        self._optimizer = make_optimizer(self._parameters, setting)
+        self._optimizer = make_optimizer(self._parameters, setting, trained.rate_factors())
+        self._add_own_gradients = trained.rule.add_gradients
         scaled = plan.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next update."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimizer, rate)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of the batch, on the device, without waiting for it.
@@ -132,8 +132,11 @@ class TrainStep:
             loss = self._add_gradients(inputs, labels)
         else:
             loss = self._accumulate(inputs, labels, self._micro_batch)
-        if self._setting.clip_norm is not None:
+        if self._setting.clip_norm is not None or self._add_own_gradients is not None:
             self._scaler.unscale_(self._optimizer)
+        if self._add_own_gradients is not None:
+            self._add_own_gradients()
+        if self._setting.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._setting.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -211,6 +214,8 @@ class _Run:
         self._training = training
         self._setting = setting
         self._sizes = batch_sizes(len(training.train), fixed(setting.batch_size))
+        # An attempt before may have ended in an epoch in which less trains.
+        training.trained.require_gradients()
         self._step = TrainStep(
             training.trained, setting, training.train_plan, training.device, training.micro_batch
         )
@@ -260,7 +265,7 @@ class _Run:
     def _pass_over_train(self, epoch: int) -> _Pass | None:
         """Return the mean loss over the epoch's examples, or None once it is not finite."""
         training, first = self._training, (epoch - 1) * len(self._sizes)
-        training.trained.train()
+        self._open(epoch)
         order = torch.randperm(len(training.train), generator=self._order)
         total = torch.zeros((), device=training.device)
         waits: list[float | None] = []
@@ -275,6 +280,13 @@ class _Run:
         mean = float(total) / len(order)
         share = _share(waits, perf_counter() - began)
         return _Pass(mean, share) if math.isfinite(mean) else None
+
+    def _open(self, epoch: int) -> None:
+        """Put the part that trains in an epoch in train mode, with gradients for it alone."""
+        trained = self._training.trained.in_epoch(epoch)
+        if trained is not self._training.trained:
+            trained.require_gradients()
+        trained.train()
 
     def _score_val(self) -> tuple[float, float] | None:
         training = self._training

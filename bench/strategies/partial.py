@@ -40,7 +40,7 @@ class Partial:
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
         """Return the backbone with its last stages trained; see `Strategy.adapt`."""
         from bench.strategies.freeze import last_stages
-        from bench.strategies.gradient import adapt_by_gradient
+        from bench.strategies.gradient import Recipe, adapt_by_gradient
 
         assert isinstance(spec, PartialSpec)
 
@@ -48,4 +48,4 @@ class Partial:
             assert isinstance(setting, PartialSpec) and isinstance(setting.trainable_stages, int)
             return last_stages(task.backbone, setting.trainable_stages)
 
-        return adapt_by_gradient(task, spec, stages_of)
+        return adapt_by_gradient(task, spec, Recipe(stages_of))

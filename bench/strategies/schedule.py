@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -47,26 +48,46 @@ def rate_factor(step: int, num_steps: int, setting: TrainingSpec) -> float:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], setting: TrainingSpec
+    parameters: Iterable[nn.Parameter],
+    setting: TrainingSpec,
+    rate_factors: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Return AdamW or SGD in its fused form, with no decay on biases, norms and other vectors.
 
     Args:
         parameters: Those to train; one of fewer than two dimensions is not decayed.
         setting: One point of the grid.
+        rate_factors: Share of the learning rate of those that do not get all of it, kept as
+            ``rate_factor`` of their group; `set_rate` honours it.
 
     Source: Loshchilov & Hutter, 2019 (decoupled decay); He et al., 2019, section 3.1 (no decay on
     biases and norms).
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in parameters:
-        (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": fixed(setting.weight_decay)},
-        {"params": plain, "weight_decay": 0.0},
-    ]
     rate = fixed(setting.learning_rate)
+    factors = rate_factors or {}
+    members: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        members[factors.get(parameter, 1.0), parameter.ndim > 1].append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": group,
+            "weight_decay": fixed(setting.weight_decay) if is_decayed else 0.0,
+            "lr": rate * factor,
+            "rate_factor": factor,
+        }
+        for (factor, is_decayed), group in members.items()
+    ]
     if setting.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=setting.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next update, of each group its share of it.
+
+    Args:
+        optimizer: From `make_optimizer`.
+        rate: Of the parameters that get all of it.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]

@@ -16,11 +16,11 @@ from bench.strategies.evaluation import predict_logits, score_logits
 from bench.strategies.feed import Batch, ImageFeed, batch_sizes
 from bench.strategies.freeze import Trained, restore_tensors
 from bench.strategies.full import Full, FullSpec
-from bench.strategies.gradient import is_at_grid_edge
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.inputs import normalise
 from bench.strategies.loop import Training, derive_seed, is_better, train_setting
 from bench.strategies.schedule import fixed, make_optimizer, rate_factor
+from bench.strategies.selection import is_at_grid_edge
 from tests.training import MemoryPool, TestRuntime, make_split, make_task, small_backbone
 
 CPU = torch.device("cpu")

@@ -18,6 +18,7 @@ from bench.meters import is_out_of_memory
 from bench.numerics import plan_train, rounds
 from bench.profile import ProfileSettings
 from bench.record import DataInfo, NumericsPlan
+from bench.registry import strategy
 from bench.spec import Numerics
 from bench.strategies.evaluation import predict_logits
 from bench.strategies.features import extract_features
@@ -173,6 +174,37 @@ def test_the_result_does_not_depend_on_where_memory_ran_out(patience: int) -> No
     assert [point.train_loss for point in at_once.curve] == [p.train_loss for p in later.curve]
     test = make_split("test", 20, 9)
     assert torch.equal(at_once.predict(test), later.predict(test))
+
+
+class LimitedSteps(Limited):
+    """As `Limited`, for strategies that leave the whole in eval mode: gradients tell a step."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.training = torch.is_grad_enabled()
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("patience", [0, 4, 7])
+@pytest.mark.parametrize("name", ["bias_only", "gradual_unfreeze", "l2_sp", "layer_decay", "lora"])
+def test_other_ways_to_train_go_on_in_parts_too(name: str, patience: int) -> None:
+    found = strategy(name)
+    fields = {"epochs": 4, "batch_size": 32, "learning_rate": 0.02, "schedule": "constant"}
+    spec = found.Spec.model_validate({"name": name, **fields})
+
+    def run(**limits: int) -> tuple[Adapted, Limited]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = LimitedSteps(limits.get("train", PLENTY), PLENTY, limits.get("patience", 0))
+        stages = tuple(Stage(part, (part,)) for part in ("stem", "last"))
+        backbone = make_backbone(module, stages, 16)
+        return found.adapt(make_task(backbone, num_train=80), spec), module
+
+    (enough, _), (scarce, module) = run(), run(train=16, patience=patience)
+    assert module.sizes(training=True)[patience : patience + 2] == [32, 16]
+    losses = [point.train_loss for point in enough.curve]
+    assert [point.train_loss for point in scarce.curve] == pytest.approx(losses, rel=1e-3)
+    assert scarce.effective.batch_size == 16 and scarce.effective.effective_batch_size == 32
+    assert scarce.num_trainable_parameters == enough.num_trainable_parameters
 
 
 def test_later_settings_begin_with_what_worked() -> None:

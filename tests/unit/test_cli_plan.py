@@ -196,13 +196,21 @@ def test_a_list_that_matches_nothing_exits_2(bench):
 def test_strategies_are_listed_with_what_they_do(bench):
     lines = bench("list", "strategies").out.splitlines()
     assert [line.split()[0] for line in lines] == [
+        "bias_only",
         "dial",
         "full",
+        "gradual_unfreeze",
+        "l2_sp",
+        "layer_decay",
         "linear_probe",
+        "lora",
+        "lp_ft",
+        "norm_only",
         "partial",
+        "scratch",
         "turn",
     ]
-    assert lines[0].split(maxsplit=1)[1] == "turns a dial"
+    assert lines[1].split(maxsplit=1)[1] == "turns a dial"
 
 
 def test_a_broken_plugin_is_noted_beside_the_list(bench):

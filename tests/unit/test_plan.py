@@ -7,6 +7,8 @@ from bench.plan import parse_seeds, plan_cells, select_cells
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Exclude, StrategySpec, Suite
 from bench.strategies.full import FullSpec
 from bench.strategies.partial import PartialSpec
+from bench.strategies.scratch import ScratchSpec
+from bench.survey import request_key
 from tests.suite_plugins import DialSpec, registered_plugins
 
 
@@ -50,6 +52,28 @@ def test_fewer_trainable_stages_come_before_more():
     cells = plan_cells(make_suite(strategies=strategies, datasets=[DatasetSpec(name="digits")]))
     stages = [getattr(cell.strategy, "trainable_stages", None) for cell in cells]
     assert stages == [2, 2, (1, 3), (1, 3), None, None]
+
+
+def test_scratch_gets_the_backbone_with_random_weights_and_the_label_says_so():
+    backbone = BackboneSpec(name="tiny/a", checkpoint="w.safetensors", mean=0.5)
+    one = {"backbones": [backbone], "datasets": [DatasetSpec(name="digits")]}
+    full, scratch = plan_cells(make_suite(strategies=[FullSpec(), ScratchSpec()], **one))
+    assert full.backbone == backbone
+    assert scratch.backbone == BackboneSpec(name="tiny/a", weights="random", mean=0.5)
+    assert scratch.backbone.label == "tiny/a (random)"
+    assert request_key(full) != request_key(scratch)
+
+
+def test_scratch_runs_once_for_a_name_whatever_weights_the_suite_has_of_it():
+    backbones = [
+        BackboneSpec(name="tiny/a"),
+        BackboneSpec(name="tiny/a", weights="random"),
+        BackboneSpec(name="tiny/a", checkpoint="w.safetensors"),
+    ]
+    one = {"backbones": backbones, "datasets": [DatasetSpec(name="digits")]}
+    cells = plan_cells(make_suite(strategies=[FullSpec(), ScratchSpec()], seeds=(0, 1), **one))
+    assert [cell.seed for cell in cells if cell.strategy.name == "scratch"] == [0, 1]
+    assert len(cells) == 3 * 2 + 2
 
 
 def test_seeds_of_a_cell_are_neighbours():
