@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from bench.interfaces import Adapted, Task
+from bench.interfaces import Adapted, Stage, Task
 from bench.spec import Grid, StrategySpec, TrainingSpec
 from bench.strategies.stepping import SteppingStrategy
 
@@ -30,6 +30,11 @@ class LpFt(SteppingStrategy):
     before it has learned anything; one that is right does not. The probe's strength is chosen on
     val, as by `linear_probe`.
 
+    The backbone is in eval mode while its weights train: the head was found on features under the
+    pretrained running statistics of batch norms. Following each batch's own instead moves the
+    features away from it before any weight has moved: on Lite0 and 400 images of mnist-5k val
+    accuracy fell to 0.05 at a learning rate of 1e-9.
+
     Source: Kumar et al., 2022, Fine-Tuning can Distort Pretrained Features and Underperform
     Out-of-Distribution, section 4.
     """
@@ -43,8 +48,11 @@ class LpFt(SteppingStrategy):
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
         """Return the backbone trained whole from the probe; see `Strategy.adapt`."""
         from bench.strategies.freeze import require_trainable
-        from bench.strategies.gradient import adapt_by_gradient
+        from bench.strategies.gradient import Recipe, adapt_by_gradient
 
         assert isinstance(spec, LpFtSpec)
         require_trainable(task.backbone, spec.name)
-        return adapt_by_gradient(task, spec)
+        names = tuple(name for name, _ in task.backbone.module.named_parameters())
+        weights = (Stage("weights", (), names),)
+        recipe = Recipe(stages_of=lambda setting: weights, without_prefix="all weights train")
+        return adapt_by_gradient(task, spec, recipe)

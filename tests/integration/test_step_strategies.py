@@ -334,6 +334,14 @@ def test_lp_ft_begins_at_the_probe() -> None:
     assert torch.allclose(head.bias, bias, atol=1e-6)
 
 
+def test_lp_ft_trains_every_weight_and_keeps_running_statistics() -> None:
+    backbone = small_backbone()
+    before = state_of(backbone)
+    adapted = LpFt().adapt(make_task(backbone, num_val=None), LpFtSpec(**RUN))
+    assert changed(before, backbone) == {name for name, _ in backbone.module.named_parameters()}
+    assert adapted.num_trainable_parameters == adapted.num_parameters
+
+
 def test_lp_ft_has_no_other_head_to_begin_with() -> None:
     with pytest.raises(ValueError, match="probe"):
         LpFtSpec(head_init="zeros")
