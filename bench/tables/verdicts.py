@@ -1,6 +1,5 @@
 """Verdicts -> texts in readable units, for the terminal and as Markdown; knows no store."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from bench.gate.night import Night
 from bench.gate.pairs import content_changes
 from bench.gate.values import FAMILIES, Metric, Row, Verdict
 from bench.tables import scale
+from bench.tables.consoles import text_console
 from bench.tables.detectable import detectable_text, row_noise_text, size_text
 
 RED = (Verdict.REGRESSED, Verdict.FAILED, Verdict.MISSING)
@@ -176,14 +176,7 @@ def verdicts_text(night: Night, *, width: int, colour: bool = False, every: bool
         colour: Whether escape sequences are written.
         every: Also show rows that are unchanged or inconclusive.
     """
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console, file = text_console(width, colour=colour)
     sides = night.baseline, night.candidate
     for label, side in zip(("baseline ", "candidate"), sides, strict=True):
         console.print(f"{label}  {scale.printable(side.title)}, measured {side.when}", markup=False)
