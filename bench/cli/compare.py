@@ -30,7 +30,9 @@ def compare(
         str, typer.Option(help="Smallest effects that count: accuracy=0.5pt,throughput=5%.")
     ] = "",
     alpha: Annotated[float, typer.Option(help="Chance of any false alarm in a night.")] = 0.05,
-    every: Annotated[bool, typer.Option("--all", help="Show unchanged rows too.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show unchanged and inconclusive rows too.")
+    ] = False,
     markdown: Annotated[
         str | None,
         typer.Option(help="File, or - for standard output; the job summary of CI is appended to."),

@@ -9,6 +9,9 @@ _PRIOR_FREEDOM = 4.0
 """How many degrees of freedom the spread of all cells counts for beside a cell's own."""
 
 
+_ROUNDING = 1e-12
+
+
 @dataclass(frozen=True)
 class Noise:
     """Standard deviation of one run's value around its level.
@@ -41,7 +44,10 @@ def between_run_noise(levels: Sequence[Sequence[float]]) -> Noise | None:
         return None
     freedom = sum(len(level) - 1 for level in used)
     squares = sum((value - fmean(level)) ** 2 for level in used for value in level)
-    return Noise(sigma=math.sqrt(squares / freedom), freedom=float(freedom), assumed=False)
+    sigma = math.sqrt(squares / freedom)
+    largest = max(abs(value) for level in used for value in level)
+    # What is left of equal values is the rounding of their mean.
+    return Noise(sigma if sigma > _ROUNDING * largest else 0.0, float(freedom), assumed=False)
 
 
 def pool_noise(

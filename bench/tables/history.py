@@ -1,6 +1,5 @@
 """A history -> texts in readable units, for the terminal; knows no store and finds no change."""
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from bench.gate.trends import (
 from bench.gate.values import QUALITY, Metric
 from bench.significance import ChangeKind
 from bench.tables import scale
+from bench.tables.consoles import text_console
 from bench.tables.verdicts import METRIC_UNITS, changes_text
 
 _POINTS = (Metric.ACCURACY, Metric.MACRO_F1)
@@ -154,14 +154,7 @@ def history_text(
         colour: Whether escape sequences are written.
         metrics: Those to show line by line; None shows those that changed so, and sums up others.
     """
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console, file = text_console(width, colour=colour)
     page = _Page(console, history, width, metrics)
     page.print_head()
     changed = [trend for trend in history.cells if _is_told(trend, metrics)]

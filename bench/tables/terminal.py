@@ -1,6 +1,5 @@
 """Rows -> a table for the terminal, one block per dataset, in as many columns as fit."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from bench.record import Status
 from bench.tables import scale
+from bench.tables.consoles import text_console
 from bench.tables.ranking import best_rows, tied_rows
 from bench.tables.render import TEXT_COLUMNS, TextColumn, accuracy_text
 from bench.tables.rows import FailedCell, Row
@@ -43,15 +43,7 @@ def terminal_text(
         width: Columns of the terminal.
         colour: Whether escape sequences are written.
     """
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-        legacy_windows=False,
-    )
+    console, file = text_console(width, colour=colour)
     marks = {id(row): _BEST for row in best_rows(rows)}
     marks |= {id(row): _TIED for row in tied_rows(rows)}
     columns = _columns_that_fit(rows, width)

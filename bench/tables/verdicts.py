@@ -1,6 +1,5 @@
 """Verdicts -> texts in readable units, for the terminal and as Markdown; knows no store."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from bench.gate.night import Night
 from bench.gate.pairs import content_changes
 from bench.gate.values import FAMILIES, Metric, Row, Verdict
 from bench.tables import scale
+from bench.tables.consoles import text_console
 from bench.tables.detectable import detectable_text, row_noise_text, size_text
 
 RED = (Verdict.REGRESSED, Verdict.FAILED, Verdict.MISSING)
@@ -26,6 +26,7 @@ _MEANINGS = {
     3: "cells failed or are missing",
     4: "something cannot be compared",
 }
+_QUIET = (Verdict.UNCHANGED, Verdict.INCONCLUSIVE)
 _WIDEST_VALUE = 60
 
 
@@ -167,28 +168,21 @@ def outcome_text(night: Night) -> str:
 
 
 def verdicts_text(night: Night, *, width: int, colour: bool = False, every: bool = False) -> str:
-    """Return the table for a terminal; unchanged rows are counted unless all are asked for.
+    """Return the table for a terminal; rows that tell of no change are counted, or all are shown.
 
     Args:
         night: What was judged.
         width: Columns of the terminal.
         colour: Whether escape sequences are written.
-        every: Also show rows that are unchanged.
+        every: Also show rows that are unchanged or inconclusive.
     """
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console, file = text_console(width, colour=colour)
     sides = night.baseline, night.candidate
     for label, side in zip(("baseline ", "candidate"), sides, strict=True):
         console.print(f"{label}  {scale.printable(side.title)}, measured {side.when}", markup=False)
     lines = verdict_lines(night)
     for line in lines:
-        if every or line.verdict is not Verdict.UNCHANGED:
+        if every or line.verdict not in _QUIET:
             _print_line(console, line)
     console.print()
     console.print(counts_text(night) or "no cell on either side", markup=False)
@@ -203,7 +197,35 @@ def _endings(night: Night) -> list[str]:
     replaced = [f"Content replaced since the baseline: {r.text}" for r in replaced_contents(night)]
     changed = changes_text(night.changes)
     versions = [f"Versions changed since the baseline: {changed}"] if changed else []
-    return [*replaced, *versions, *([text] if (text := detectable_text(night)) else [])]
+    detectable = [text] if (text := detectable_text(night)) else []
+    return [*_undecided(night), *replaced, *versions, *detectable]
+
+
+def _undecided(night: Night) -> list[str]:
+    """Return, per metric, how many cells are inconclusive and what would tell at most."""
+    rows: dict[Metric, list[Row]] = {}
+    for row in night.verdicts.rows:
+        if row.verdict is Verdict.INCONCLUSIVE and row.metric is not None:
+            rows.setdefault(row.metric, []).append(row)
+    return [
+        f"Inconclusive: {METRIC_UNITS[metric][0]} of {_cells(len(own))}; {_would_tell(own)}"
+        for metric, own in rows.items()
+    ]
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+def _would_tell(rows: Sequence[Row]) -> str:
+    needs: dict[str, int] = {}
+    for row in rows:
+        if row.need is not None:
+            needs[row.need.what] = max(row.need.count, needs.get(row.need.what, 0))
+    told = [f"up to about {count} {what}" for what, count in needs.items()]
+    others = dict.fromkeys(reason for row in rows if row.need is None for reason in row.reasons)
+    would = [f"{' and '.join(told)} would tell"] if told else []
+    return "; ".join([*would, *others])
 
 
 def _print_line(console: Console, line: VerdictLine) -> None:
@@ -232,7 +254,7 @@ def verdicts_markdown(night: Night, *, every: bool = False) -> str:
         "|" + " --- |" * len(columns),
     ]
     for line in verdict_lines(night):
-        if every or line.verdict is not Verdict.UNCHANGED:
+        if every or line.verdict not in _QUIET:
             noise = line.noise and f"noise {line.noise}"
             told = "; ".join(t for t in (line.reason, line.changes, noise, line.origin) if t)
             cells = (

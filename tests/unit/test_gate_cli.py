@@ -295,6 +295,10 @@ def test_earlier_runs_tell_what_a_baseline_of_one_run_cannot(bench: Ran, tmp_pat
     add_slow_runs([1.25])
     assert bench("compare", "one", "--json", "one.json")[0] == 0
     assert infer_verdicts(Path("one.json")) == {"inconclusive"}
+    told = bench("compare", "one")[1]
+    assert "Inconclusive: infer/s of 2 cells; up to about 5 earlier runs would tell" in told
+    assert "inconclusive   " not in told
+    assert "inconclusive   " in bench("compare", "one", "--all")[1]
     code, out, _ = bench("compare", "six", "--json", "six.json")
     assert code == 1
     assert infer_verdicts(Path("six.json")) == {"regressed"}

@@ -114,6 +114,12 @@ def test_a_single_run_tells_nothing_of_noise():
     assert between_run_noise([[1.0], [2.0], []]) is None
 
 
+def test_equal_values_have_no_noise_though_their_mean_is_rounded():
+    value = 0.1 + 0.2
+    assert between_run_noise([[value] * 7]).sigma == 0.0
+    assert between_run_noise([[value, value + 1e-9, value]]).sigma > 0.0
+
+
 def test_without_history_the_noise_is_assumed_and_said_to_be():
     assert pool_noise(None, [], floor=0.01, assumed=0.05) == Noise(0.05, math.inf, assumed=True)
 
