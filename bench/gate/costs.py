@@ -22,6 +22,11 @@ from bench.significance import Noise, RatioEffect, between_run_noise, pool_noise
 _RATES = frozenset({Metric.TRAIN_RATE, Metric.INFER_RATE})
 
 
+_JITTER_SECONDS = 5e-5
+"""What a system takes from a single call now and then: a run in ten may be so much slower, though
+all others agree to a percent."""
+
+
 @dataclass(frozen=True)
 class CostChange:
     """A cost of a pair: rate, seconds or bytes of both sides, and the log of their ratio."""
@@ -153,11 +158,19 @@ def cost_noises(
         (cell, metric): pool_noise(
             noise,
             known[metric],
-            floor=settings.noise_floors.get(FAMILIES[metric], 0.0),
+            floor=_floor(by_cell[cell].baseline, metric, settings),
             assumed=settings.assumed_noise.get(_kind(by_cell[cell].candidate, metric), 0.0),
         )
         for (cell, metric), noise in own.items()
     }
+
+
+def _floor(cell: Measured, metric: Metric, settings: GateSettings) -> float:
+    """Return the least spread that a history is believed to show, as a share of the value."""
+    floor = settings.noise_floors.get(FAMILIES[metric], 0.0)
+    if metric is not Metric.LATENCY:
+        return floor
+    return max(floor, _JITTER_SECONDS / _value(metric, cell.costs[metric]))
 
 
 def _kind(cell: Measured, metric: Metric) -> str:

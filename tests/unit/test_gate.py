@@ -134,6 +134,16 @@ def test_several_runs_of_a_side_tell_the_noise():
     assert row.noise == pytest.approx(0.01, rel=0.3)
 
 
+@pytest.mark.parametrize(("seconds", "verdict"), [(5e-5, "inconclusive"), (5e-3, "regressed")])
+def test_a_call_of_microseconds_is_not_known_to_a_percent(seconds, verdict):
+    """Ten runs that agree say little of the one in ten that the system interrupts."""
+    history = {("cell 0", Metric.LATENCY): [[seconds * f for f in (1, 1.01, 0.99) * 3]]}
+    before, after = one_pair(costs={Metric.LATENCY: Cost(runs=((1.8 * seconds,),))})
+    before = [replace(before[0], costs={Metric.LATENCY: Cost(runs=((seconds,),))})]
+    rows = judge(before, after, QUICK, history).rows
+    assert [row.verdict for row in rows if row.metric is Metric.LATENCY] == [verdict]
+
+
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
 def test_speed_on_a_busy_machine_is_inconclusive_however_slow(side):
     quiet = Cost(runs=((0.1, 0.1),), batch_size=8)
