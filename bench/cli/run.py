@@ -91,12 +91,16 @@ def run(
     _write_report(records, suite, report / loaded.name, night, history)
     if night is not None:
         _tell_night(night, report / loaded.name)
-    code = 0 if night is None else night.verdicts.exit_code
-    unjudged = gate is not None and night is None
-    if code != 1 and (unjudged or not all(each.complete for each in results)):
-        code = EXIT_INCOMPLETE
+    code = _exit_code(results, night, judged=gate is None or night is not None)
     if code:
         raise typer.Exit(code)
+
+
+def _exit_code(results: "Sequence[SweepResult]", night: "Night | None", *, judged: bool) -> int:
+    """Return the command's exit code: a regression goes before anything that is missing."""
+    code = 0 if night is None else night.verdicts.exit_code
+    complete = judged and all(each.complete for each in results)
+    return code if code == 1 or complete else EXIT_INCOMPLETE
 
 
 class _Gate:

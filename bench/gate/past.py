@@ -12,7 +12,13 @@ from datetime import datetime
 from itertools import chain, pairwise
 
 from bench.digests import digest_value
-from bench.gate.reading import cost_flaws, describe_numerics, timed_backbones
+from bench.gate.reading import (
+    cost_flaws,
+    describe_numerics,
+    highest_peak,
+    host_memory,
+    timed_backbones,
+)
 from bench.gate.records import identify
 from bench.gate.values import Cost, History, Measured, Metric
 from bench.significance import ShiftSettings, find_changes
@@ -106,7 +112,6 @@ def _values(records: Sequence[RecordSummary], timed: frozenset[str]) -> dict[Met
     tests = [record.test for record in records if record.test is not None]
     train = [record.train_profile for record in records if record.train_profile is not None]
     infer = [record.infer_profile for record in records if record.infer_profile is not None]
-    memory = [Memory(host_bytes=record.host_peak_bytes) for record in records]
     found: dict[Metric, float | None] = {
         Metric.ACCURACY: _mean(tests, "accuracy"),
         Metric.MACRO_F1: _mean(tests, "macro_f1"),
@@ -118,7 +123,7 @@ def _values(records: Sequence[RecordSummary], timed: frozenset[str]) -> dict[Met
         ),
         Metric.TRAIN_MEMORY: _peak(each.memory for each in train),
         Metric.INFER_MEMORY: _peak(each.memory for each in infer),
-        Metric.HOST_MEMORY: _peak(memory),
+        Metric.HOST_MEMORY: _peak(host_memory(records)),
     }
     # Seven digits are far more than any of these is known to, and half the size of a baseline.
     flaws = cost_flaws(records, timed)
@@ -141,10 +146,8 @@ def _median(seconds: Iterable[float]) -> float | None:
 
 
 def _peak(memories: Iterable[Memory]) -> float | None:
-    given = list(memories)
-    counted = [each.allocated_bytes for each in given if each.allocated_bytes is not None]
-    peaks = counted or [each.host_bytes for each in given if each.host_bytes is not None]
-    return float(max(peaks)) if peaks else None
+    cost = highest_peak(memories)
+    return None if cost is None else cost.runs[0][0]
 
 
 def conditions_by_name(

@@ -158,9 +158,11 @@ def _costs(records: Sequence[Record], flaws: Mapping[Metric, str]) -> dict[Metri
         Metric.TRAIN_RATE: _timed((each.step_seconds, each.batch_size) for each in train),
         Metric.INFER_RATE: _timed((each.batch_seconds, each.batch_size) for each in infer),
         Metric.LATENCY: _timed(((each.p50_seconds,), 1) for each in single),
-        Metric.TRAIN_MEMORY: _peak(each.memory for each in train),
-        Metric.INFER_MEMORY: _peak(each.memory for each in infer),
-        Metric.HOST_MEMORY: _peak(Memory(host_bytes=record.host_peak_bytes) for record in records),
+        Metric.TRAIN_MEMORY: highest_peak(each.memory for each in train),
+        Metric.INFER_MEMORY: highest_peak(each.memory for each in infer),
+        Metric.HOST_MEMORY: highest_peak(
+            Memory(host_bytes=record.host_peak_bytes) for record in records
+        ),
     }
     return {
         metric: replace(cost, flaw=flaws.get(metric, ""))
@@ -182,8 +184,21 @@ def _timed(profiles: Iterable[tuple[tuple[float, ...], int]]) -> Cost | None:
     return Cost(runs=(tuple(chain.from_iterable(distinct)),), batch_size=largest)
 
 
-def _peak(memories: Iterable[Memory]) -> Cost | None:
-    """Return the highest peak among seeds, as tables have it."""
+def host_memory(records: Iterable[RecordSummary]) -> list[Memory]:
+    """Return the peak of each record's whole process.
+
+    Args:
+        records: One per seed.
+    """
+    return [Memory(host_bytes=record.host_peak_bytes) for record in records]
+
+
+def highest_peak(memories: Iterable[Memory]) -> Cost | None:
+    """Return the highest peak among seeds, as tables have it; None where none was measured.
+
+    Args:
+        memories: One per seed.
+    """
     given = list(memories)
     counted = [each.allocated_bytes for each in given if each.allocated_bytes is not None]
     peaks = counted or [each.host_bytes for each in given if each.host_bytes is not None]
