@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 from bench.record import (
     BackboneInfo,
@@ -31,6 +31,24 @@ if TYPE_CHECKING:
     from bench.artifacts import ArtifactCache
 
 Emit: TypeAlias = Callable[[Progress], None]
+Modality: TypeAlias = Literal["image", "text", "audio"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Sound as it was recorded, mixed down to one channel.
+
+    Attributes:
+        samples: Amplitudes in [-1, 1], float32, shape (N,).
+        sample_rate: Samples per second.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+
+
+RawInput: TypeAlias = "Image | str | Clip"
+"""One example before any preprocessing, by modality: an image, a text or a clip."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +154,17 @@ class Examples:
         ids: Stable and unique within the dataset.
         labels: Class index per example, int64, shape (N,).
         contents: Digest of each example's bytes.
-        read: Position -> RGB image; called from several threads.
+        read: Position -> image, text or clip, by the modality; called from several threads.
         encoded: Position -> the bytes of its file; None where examples are not stored as files.
+        modality: What `read` gives; the same for every part of a dataset.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     contents: tuple[str, ...]
-    read: Callable[[int], Image]
+    read: Callable[[int], RawInput]
     encoded: Callable[[int], bytes] | None = None
+    modality: Modality = "image"
 
 
 @dataclass(frozen=True)

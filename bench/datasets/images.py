@@ -184,7 +184,7 @@ class ImagePool:
     def _decode_row(self, row: int) -> np.ndarray:
         part, position = self.locate(row)
         try:
-            return decode_image(part.read(position), self._preprocessing)
+            return decode_image(read_image(part, position), self._preprocessing)
         except UNREADABLE as error:
             raise DatasetError(
                 f"{part.ids[position]} cannot be decoded: {error}. It could when the dataset was "
@@ -197,11 +197,23 @@ class ImagePool:
         return self._parts[index], row - int(self._starts[index])
 
 
+def read_image(part: Examples, position: int) -> Image.Image:
+    """Return an example of a part as its source has it.
+
+    Raises:
+        TypeError: The part holds no images.
+    """
+    image = part.read(position)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"{part.ids[position]} is {part.modality}, not an image")
+    return image
+
+
 def encode_example(pool: ImagePool, row: int) -> bytes:
     """Return a row as an encoded file: its own bytes, or a PNG where it is not stored as one."""
     part, position = pool.locate(row)
     if part.encoded is not None:
         return part.encoded(position)
     file = io.BytesIO()
-    part.read(position).save(file, format="PNG")
+    read_image(part, position).save(file, format="PNG")
     return file.getvalue()
