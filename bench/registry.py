@@ -25,6 +25,7 @@ DATASETS = {
     "digits": "bench.datasets.digits:DigitsSource",
     "folder": "bench.datasets.folder:FolderSource",
     "mnist-5k": "bench.datasets.mnist_5k:Mnist5kSource",
+    "table": "bench.datasets.table:TableSource",
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {

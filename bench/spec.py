@@ -26,6 +26,8 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _MIXING = ("mixup", "cutmix")
+_ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
+_COLUMN_KEYS = {"label_column": "label"}
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -130,6 +132,11 @@ class BackboneSpec(_Named):
         return self.name if self.revision is None else f"{self.name} ({self.revision})"
 
 
+def _selector(description: str, alias: str | None = None) -> Any:
+    """Return a field that is absent unless set."""
+    return Field(default=None, description=description, alias=alias)
+
+
 class DatasetSpec(_Named):
     """Labelled examples as the suite names them.
 
@@ -139,6 +146,9 @@ class DatasetSpec(_Named):
         train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+
+    The other fields, its selectors, say where in a table or on the hub the examples are; a source
+    takes those that it lists. `label_column` is ``label`` in the suite and in every dump.
     """
 
     name: str
@@ -146,11 +156,36 @@ class DatasetSpec(_Named):
     train_examples: int | None = Field(default=None, ge=2)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+    config: str | None = _selector("Configuration of a dataset on the hub.")
+    text: str | None = _selector("Column that holds the texts.")
+    image: str | None = _selector("Column of images: paths relative to the table, or bytes.")
+    audio: str | None = _selector("Column of sound: paths relative to the table, or bytes.")
+    label_column: str | None = _selector("Column that holds the class names.", alias="label")
+    split: str | None = _selector("Column that says train, val or test for each row.")
+    val: str | None = _selector("File of val beside the table, or name of a split on the hub.")
+    test: str | None = _selector("File of test beside the table, or name of a split on the hub.")
+    revision: str | None = _selector("Branch, tag or commit of a dataset on the hub.")
+    streaming: PositiveInt | None = _selector("Stream only this many first examples of a split.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_selectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: keys and labels of cells from before it stay."""
+        values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
+        return {
+            key: values[key] for key in values if key in _ANY_DATASET or values[key] is not None
+        }
+
+    @property
+    def selectors(self) -> dict[str, Any]:
+        """What is set of the fields that say where the examples are, by key of the suite."""
+        return {key: value for key, value in self.model_dump().items() if key not in _ANY_DATASET}
 
     @property
     def label(self) -> str:
-        """The name in tables; shots are part of it since they make another task."""
-        return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
+        """The name in tables; what makes another task of the same name is part of it."""
+        parts = [str(value) for value in self.selectors.values()]
+        parts += [] if self.shots is None else [f"{self.shots} shots"]
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
         """Return one dataset per number of shots; where it sets none, of the suite's default."""
