@@ -183,7 +183,8 @@ class DatasetSpec(_Named):
     @property
     def label(self) -> str:
         """The name in tables; what makes another task of the same name is part of it."""
-        parts = [str(value) for value in self.selectors.values()]
+        named = self.selectors
+        parts = [f"first {named[key]}" if key == "streaming" else named[key] for key in named]
         parts += [] if self.shots is None else [f"{self.shots} shots"]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 

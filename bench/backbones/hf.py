@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.backbones import hub
 from bench.backbones.checks import check_choice
+from bench.environment import find_snapshot
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Located
 from bench.record import Preprocessing
@@ -130,7 +131,7 @@ def _place(spec: BackboneSpec) -> _Place:
         return _Place(None, Path(spec.checkpoint).expanduser())
     if name.startswith(_PATH_STARTS):
         return _Place(None, Path(name).expanduser())
-    return _Place(name, hub.find_snapshot(name, spec.revision))
+    return _Place(name, find_snapshot(name, spec.revision))
 
 
 def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
