@@ -1,6 +1,5 @@
 """Suite, cell and strategy as frozen models, also the JSON Schema of the YAML; knows no files."""
 
-import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import product
@@ -21,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from bench.notation import parse_duration, parse_seed_range
+
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
@@ -28,48 +29,12 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 _MIXING = ("mixup", "cutmix")
 _ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
 _COLUMN_KEYS = {"label_column": "label"}
-_SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_MAX_SEEDS = 10_000
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_OF_TEXT = ("max_tokens", "pooling")
 
 
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-def parse_duration(value: Any) -> Any:
-    """Return seconds for ``90``, ``90s``, ``2h`` or ``1h30m``.
-
-    Raises:
-        ValueError: The text is not a duration.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if not match or not any(match.groups()):
-        raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def parse_seed_range(value: Any) -> Any:
-    """Return ``0..9`` as the whole numbers from 0 to 9, both included; a list as it is.
-
-    Raises:
-        ValueError: The text is not a range, is empty, or has more than 10,000 seeds.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SEED_RANGE.fullmatch(value.strip())
-    if not match:
-        raise ValueError(
-            f"'{value}' is not a range of seeds; write 0..9 for ten of them, or a list"
-        )
-    first, last = (int(part) for part in match.groups())
-    if not first <= last < first + _MAX_SEEDS:
-        raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
-    return tuple(range(first, last + 1))
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -112,6 +77,9 @@ class BackboneSpec(_Named):
         trust_remote_code: Allow code from the hub repository to run.
         mean: Per-channel mean that replaces the backbone's own; one number stands for all three.
         std: Likewise the standard deviation.
+        max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
+            model takes, 256 at most. For text backbones.
+        pooling: How a text model's hidden states become features; None is what fits the model.
     """
 
     name: str
@@ -121,6 +89,14 @@ class BackboneSpec(_Named):
     trust_remote_code: bool = False
     mean: float | tuple[float, float, float] | None = None
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    max_tokens: int | None = Field(default=None, ge=4, le=100_000)
+    pooling: Literal["cls", "mean", "last"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave fields of texts out where they are not set: keys from before them stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
 
     @property
     def label(self) -> str:

@@ -37,12 +37,12 @@ class TableSource:
         """Return nothing: any path is a name."""
         return ()
 
-    def modality(self, spec: DatasetSpec) -> Modality:
-        """Return what the examples are; text where the table cannot be looked at."""
+    def modality(self, spec: DatasetSpec) -> Modality | None:
+        """Return what the examples are; None where the table cannot be used."""
         try:
             return find_layout(spec).modality
         except DatasetError:
-            return "image" if spec.image else "text"
+            return None
 
     def check(self, spec: DatasetSpec) -> str | None:
         """Return what is wrong with the spec, the files or their columns, or None."""

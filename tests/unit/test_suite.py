@@ -183,13 +183,15 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [digit]",
             "datasets",
             "s.yaml:4: unknown dataset 'digit'. Did you mean 'digits'? "
-            "Known sources: digits, folder, hf, mnist-5k, table, tiny, torchvision.",
+            "Known sources: chatterbot-topics, digits, folder, hf, mnist-5k, table, tiny, "
+            "torchvision.",
         ),
         (
             "datasets: [kaggle/cifar10]",
             "datasets",
             "s.yaml:4: unknown dataset 'kaggle/cifar10'. "
-            "Known sources: digits, folder, hf, mnist-5k, table, tiny, torchvision.",
+            "Known sources: chatterbot-topics, digits, folder, hf, mnist-5k, table, tiny, "
+            "torchvision.",
         ),
         (
             "datasets: [{name: digits, label: stars}]",
