@@ -183,13 +183,13 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [digit]",
             "datasets",
             "s.yaml:4: unknown dataset 'digit'. Did you mean 'digits'? "
-            "Known sources: digits, folder, mnist-5k, tiny, torchvision.",
+            "Known sources: chatterbot-topics, digits, folder, mnist-5k, tiny, torchvision.",
         ),
         (
             "datasets: [hf/uoft-cs/cifar10]",
             "datasets",
             "s.yaml:4: unknown dataset 'hf/uoft-cs/cifar10'. "
-            "Known sources: digits, folder, mnist-5k, tiny, torchvision.",
+            "Known sources: chatterbot-topics, digits, folder, mnist-5k, tiny, torchvision.",
         ),
         (
             "backbones: [{name: tiny/resnet18, checkpoint: nowhere.pth}]",
