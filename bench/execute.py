@@ -150,6 +150,7 @@ class _Attempt:
 
     def _identify(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> str:
         """Return the key: a versioned hash of all that can change the numbers, part by part."""
+        spec = self.cell.strategy
         splits = {name: split.ids_digest for name, split in data.info.splits.items()}
         parts = {
             "key_version": str(KEY_VERSION),
@@ -157,8 +158,8 @@ class _Attempt:
             "dataset": data.info.fingerprint,
             "splits": digest_value(splits),
             "preprocessing": digest_value(backbone.preprocessing.model_dump(mode="json")),
-            "strategy": digest_value(self.cell.strategy.model_dump(mode="json")),
-            "strategy_version": f"{self.cell.strategy.name} {strategy.version}",
+            "strategy": digest_value(spec.model_dump(mode="json")),
+            "strategy_version": f"{spec.name} {strategy.version}{spec.amendment()}",
             "seed": str(self.cell.seed),
             "numerics": self.cell.numerics.value,
         }
