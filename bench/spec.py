@@ -26,6 +26,7 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _MIXING = ("mixup", "cutmix")
+_OF_TEXT = ("max_tokens", "pooling")
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -110,6 +111,9 @@ class BackboneSpec(_Named):
         trust_remote_code: Allow code from the hub repository to run.
         mean: Per-channel mean that replaces the backbone's own; one number stands for all three.
         std: Likewise the standard deviation.
+        max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
+            model takes, 256 at most. For text backbones.
+        pooling: How a text model's hidden states become features; None is what fits the model.
     """
 
     name: str
@@ -119,6 +123,14 @@ class BackboneSpec(_Named):
     trust_remote_code: bool = False
     mean: float | tuple[float, float, float] | None = None
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    max_tokens: int | None = Field(default=None, ge=4, le=100_000)
+    pooling: Literal["cls", "mean", "last"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave fields of texts out where they are not set: keys from before them stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
 
     @property
     def label(self) -> str:
@@ -183,6 +195,10 @@ class StrategySpec(_Named):
         """
         return ""
 
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return the fields that are on and that mean nothing for texts and clips."""
+        return ()
+
     def grid_points(self) -> tuple[Self, ...]:
         """Return one spec per point of the grid, in the order of the fields."""
         values = self.model_dump()
@@ -236,6 +252,11 @@ class TrainingSpec(StrategySpec):
     def amendment(self) -> str:
         """Return that the probe which training goes on from is no longer standardised."""
         return " plain probe" if self.head_init == "probe" else ""
+
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return which of augmentation and mixing are on."""
+        named = ("augmentation", *_MIXING)
+        return tuple(name for name in named if getattr(self, name) not in ("none", 0))
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bench.datasets.tree import scan_tree
 from bench.errors import DatasetError
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
+from tests.training import seeing
 
 PLAIN = Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 SHADES = np.random.default_rng(0)
@@ -66,7 +67,7 @@ def cache(tmp_path: Path) -> Iterator[ArtifactCache]:
 def prepare(root: Path | str, cache: ArtifactCache, **changes: object) -> PreparedData:
     spec = DatasetSpec(name=f"folder:{root}", **{"max_corrupt_fraction": 0.02, **changes})
     return prepare_data(
-        spec, preprocessing=PLAIN, split_seed=0, seed=0, needs_val=True, cache=cache
+        spec, backbone=seeing(PLAIN), split_seed=0, seed=0, needs_val=True, cache=cache
     )
 
 

@@ -21,6 +21,7 @@ from bench.errors import DatasetError
 from bench.interfaces import RawDataset
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
+from tests.training import seeing
 
 PIXELS = np.random.default_rng(0)
 
@@ -265,7 +266,7 @@ def test_cifar10_gives_its_own_pixels_and_splits(
     pixels = write_cifar10(root, monkeypatch)
     data = prepare_data(
         DatasetSpec(name="torchvision/CIFAR10"),
-        preprocessing=Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
+        backbone=seeing(Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)),
         split_seed=0,
         seed=0,
         needs_val=True,
