@@ -23,13 +23,13 @@ from bench import metrics, registry
 from bench.artifacts import ArtifactCache, default_cache_dir
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_value
+from bench.entry_points import Plugin
 from bench.environment import collect_environment
 from bench.errors import BenchError, DivergedError
 from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.numerics import CompileSite, compiling_at
-from bench.plugins import Plugin
 from bench.record import (
     Environment,
     Failure,

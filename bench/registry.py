@@ -11,9 +11,10 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, cast
 
+from bench.entry_points import Plugin, find_plugins, forget_found
 from bench.errors import BenchError, UsageError
 from bench.interfaces import BackboneSource, DatasetSource, Strategy
-from bench.plugins import Plugin, find_plugins, guard
+from bench.plugins import guard
 from bench.spec import Cell
 
 BACKBONES = {
@@ -55,7 +56,8 @@ def registered(kind: str) -> Mapping[str, str]:
     Args:
         kind: ``backbones``, ``datasets`` or ``strategies``.
     """
-    plugins = {name: found[0].target for name, found in find_plugins().of(kind).items()}
+    found = find_plugins()
+    plugins = {name: each[0].target for (of, name), each in found.items() if of == kind}
     return MappingProxyType(dict(sorted((plugins | _BUILT_IN[kind]).items())))
 
 
@@ -71,7 +73,7 @@ def plugin_of(kind: str, name: str) -> Plugin | None:
     """
     if name in _BUILT_IN[kind]:
         return None
-    found = find_plugins().of(kind).get(name, ())
+    found = find_plugins().get((kind, name), ())
     if len(found) > 1:
         raise BenchError(_describe_twins(found))
     return found[0] if found else None
@@ -102,9 +104,10 @@ class PluginState:
 
 def plugin_states() -> tuple[PluginState, ...]:
     """Return every plugin, by kind and name, with whether it can be used; it imports them."""
-    found = find_plugins().plugins
     return tuple(
-        _state_of(plugin, plugins) for _, plugins in sorted(found.items()) for plugin in plugins
+        _state_of(plugin, plugins)
+        for _, plugins in sorted(find_plugins().items())
+        for plugin in plugins
     )
 
 
@@ -121,9 +124,11 @@ def _state_of(plugin: Plugin, of_this_name: Sequence[Plugin]) -> PluginState:
     return PluginState(plugin, "ready")
 
 
-def unreadable_plugins() -> tuple[str, ...]:
-    """Return one sentence per distribution whose entry points are damaged."""
-    return find_plugins().unreadable
+def forget_plugins() -> None:
+    """Look for plugins again from now on: call it after one was installed or removed."""
+    forget_found()
+    registered.cache_clear()
+    _load.cache_clear()
 
 
 def _describe_twins(plugins: Sequence[Plugin]) -> str:

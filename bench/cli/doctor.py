@@ -134,12 +134,12 @@ def _look_at_plugins() -> "tuple[list[tuple[str, str]], list[Problem]]":
     from bench import registry
     from bench.environment import Problem
 
+    states = registry.plugin_states()
     rows = [
         (f"{state.plugin.kind} {state.plugin.name}", f"{state.plugin.origin}: {state.word}")
-        for state in registry.plugin_states()
+        for state in states
     ]
-    sentences = [state.problem for state in registry.plugin_states() if state.problem]
-    sentences += registry.unreadable_plugins()
+    sentences = [state.problem for state in states if state.problem]
     return rows, [Problem(sentence, _NO_HARM) for sentence in dict.fromkeys(sentences)]
 
 

@@ -50,7 +50,7 @@ def _list_strategies() -> Listing:
             names[name] = registry.strategy(name).summary
         except BenchError as error:
             notes.append(str(error))
-    return Listing(names, (*notes, *registry.unreadable_plugins()))
+    return Listing(names, tuple(notes))
 
 
 def _list_axis(kind: str) -> Listing:
@@ -66,5 +66,4 @@ def _list_axis(kind: str) -> Listing:
         names += listed
         if not listed:
             notes.append(f"names of '{prefix}' cannot be listed, but can be used")
-    notes += registry.unreadable_plugins()
     return Listing(dict.fromkeys(sorted(names), ""), tuple(notes))

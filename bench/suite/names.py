@@ -105,7 +105,6 @@ def _strategy_model(name: Any) -> type[StrategySpec]:
     if name not in known:
         raise BenchError(
             f"unknown strategy '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
-            f"{_unreadable()}"
         )
     return registry.strategy(name).Spec
 
@@ -167,13 +166,7 @@ def _unknown_source(axis: Axis[S], name: str) -> str:
         hint = f" Did you mean '{near}{name[len(head) :]}'?"
     else:
         hint = _suggest(name, [known for prefix in prefixes for known in _names(axis, prefix)])
-    known = f" Known sources: {', '.join(prefixes)}."
-    return f"unknown {axis.word} '{name}'.{hint}{known}{_unreadable()}"
-
-
-def _unreadable() -> str:
-    """Return what is said beside an unknown name where it may be that of a damaged plugin."""
-    return "".join(f" Also, {sentence}" for sentence in registry.unreadable_plugins())
+    return f"unknown {axis.word} '{name}'.{hint} Known sources: {', '.join(prefixes)}."
 
 
 def _names(axis: Axis[S], prefix: str) -> Sequence[str]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from bench.entry_points import Plugin
 from bench.errors import BenchError
 from bench.interfaces import Located
-from bench.plugins.found import Plugin
 from bench.spec import StrategySpec
 
 _SOURCE = ("names", "check", "locate", "load")

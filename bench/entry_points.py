@@ -62,43 +62,51 @@ class Plugin:
             ) from error
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is installed beside bench.
+def find_plugins() -> Mapping[tuple[str, str], tuple[Plugin, ...]]:
+    """Return the plugins by kind and name that Python finds now, looked for once per its path.
 
-    Attributes:
-        plugins: By kind and name; several of one name cannot be told apart, and none is used.
-        unreadable: One sentence per distribution whose entry points are damaged.
+    Several of one name cannot be told apart, and none of them can be used.
+
+    Raises:
+        BenchError: The entry points of a distribution are damaged.
     """
-
-    plugins: Mapping[tuple[str, str], tuple[Plugin, ...]]
-    unreadable: tuple[str, ...] = ()
-
-    def of(self, kind: str) -> Mapping[str, tuple[Plugin, ...]]:
-        """Return the plugins of a kind by name."""
-        return {name: found for (each, name), found in self.plugins.items() if each == kind}
-
-
-def find_plugins() -> Found:
-    """Return every plugin that Python finds now; looked for once per state of its path."""
     return _find(tuple(sys.path))
 
 
+def forget_found() -> None:
+    """Look again from now on."""
+    _find.cache_clear()
+
+
 @cache
-def _find(path: tuple[str, ...]) -> Found:
+def _find(path: tuple[str, ...]) -> Mapping[tuple[str, str], tuple[Plugin, ...]]:
     plugins: dict[tuple[str, str], tuple[Plugin, ...]] = {}
-    unreadable = []
-    for installed in _distributions():
-        try:
-            found = _plugins_of(installed)
-        # Whatever a damaged file makes the parser raise concerns that distribution alone.
-        except Exception as error:
-            unreadable.append(_describe_damage(installed, error))
-            continue
-        for plugin in found:
+    try:
+        for plugin in [each for own in _distributions() for each in _plugins_of(own)]:
             key = plugin.kind, plugin.name
             plugins[key] = (*plugins.get(key, ()), plugin)
-    return Found(MappingProxyType(plugins), tuple(unreadable))
+    # A damaged file makes the parser raise this or that.
+    except Exception as error:
+        raise BenchError(describe_damage() or str(error)) from error
+    return MappingProxyType(plugins)
+
+
+def describe_damage() -> str | None:
+    """Return which distributions have entry points that cannot be read, or None.
+
+    Python then reads those of no other one either, which pydantic and torch do when imported.
+    """
+    sentences = []
+    for installed in distributions():
+        try:
+            tuple(installed.entry_points)
+        except Exception as error:
+            sentences.append(
+                f"the entry points of distribution {_name_of(installed)} cannot be read "
+                f"({type(error).__name__}: {error}), which keeps Python from reading any. "
+                "Reinstall or uninstall it."
+            )
+    return " ".join(sentences) or None
 
 
 def _distributions() -> Iterator[Distribution]:
@@ -116,10 +124,7 @@ def _distributions() -> Iterator[Distribution]:
 
 def _names_a_group(installed: Distribution) -> bool:
     """Return whether its entry points may be ours, by their text: most distributions' are not."""
-    try:
-        text = installed.read_text("entry_points.txt")
-    except UnicodeDecodeError as error:
-        return _GROUP.encode() in error.object
+    text = installed.read_text("entry_points.txt")
     return text is not None and f"[{_GROUP}" in text
 
 
@@ -146,11 +151,3 @@ def _name_of(installed: Distribution) -> str:
     # Of a damaged installation this much can still be said.
     except Exception:
         return f"(nameless, in {installed.locate_file('')})"
-
-
-def _describe_damage(installed: Distribution, error: Exception) -> str:
-    return (
-        f"the entry points of distribution {_name_of(installed)} cannot be read "
-        f"({type(error).__name__}: {error}), so what it adds to bench is not known. "
-        "Reinstall or uninstall it."
-    )
