@@ -308,7 +308,7 @@ def test_a_class_without_examples_weighs_one_and_changes_no_other() -> None:
     np.testing.assert_allclose(weights, [2 / 3, 1.0, 2.0, 1.0])
 
 
-@pytest.mark.parametrize("l2", [100.0, 1.0, 0.01])
+@pytest.mark.parametrize("l2", [100.0, 1.0])
 def test_a_weighted_probe_is_scikit_learns_with_balanced_class_weights(l2: float) -> None:
     data, _ = draw_imbalanced()
     path = fit_probe(data, l2_path=(l2,), num_classes=3)
