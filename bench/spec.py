@@ -27,6 +27,8 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 
 _MIXING = ("mixup", "cutmix")
 _OF_TEXT = ("max_tokens", "pooling")
+_OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
+"""Fields of training that came later, with the values under which they do nothing."""
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -230,6 +232,9 @@ class TrainingSpec(StrategySpec):
             odds. Source: Yun et al., 2019.
         head_init: ``zeros``, or ``probe``: a linear probe's solution on the same features, not
             standardised.
+        class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
+            train examples of its class and k classes: each class counts the same. What val chooses
+            by is not weighted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -248,6 +253,7 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+    class_weights: Literal["none", "balanced"] = "none"
 
     def amendment(self) -> str:
         """Return that the probe which training goes on from is no longer standardised."""
@@ -260,9 +266,9 @@ class TrainingSpec(StrategySpec):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave mixing out where it is off: keys and labels of cells from before it stay."""
+        """Leave out what is off and came later: keys and labels of cells from before it stay."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _MIXING or value}
+        return {key: value for key, value in values.items() if _OFF.get(key) != value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:

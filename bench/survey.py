@@ -101,16 +101,17 @@ def _key_text(cell: Cell) -> tuple[str, str]:
     backbone, dataset = _states(cell)
     version = registry.strategy(cell.strategy.name).version
     amendment = cell.strategy.amendment()
-    text = canonical_text(
-        {
-            "version": _KEY_VERSION,
-            "cell": cell.canonical(),
-            "strategy_version": f"{version}{amendment}" if amendment else version,
-            "backbone": backbone.digest,
-            "dataset": dataset.digest,
-            "packages": _core_versions(),
-        }
-    )
+    value = {
+        "version": _KEY_VERSION,
+        "cell": cell.canonical(),
+        "strategy_version": f"{version}{amendment}" if amendment else version,
+        "backbone": backbone.digest,
+        "dataset": dataset.digest,
+        "packages": _core_versions(),
+    }
+    if plugins := registry.plugins_of(cell):
+        value["plugins"] = {kind: plugin.origin for kind, plugin in plugins.items()}
+    text = canonical_text(value)
     before, after = text.split(str(_ANY_SEED))
     return before, after
 
