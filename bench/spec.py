@@ -26,7 +26,6 @@ T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
-_MIXING = ("mixup", "cutmix")
 _ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
 _COLUMN_KEYS = {"label_column": "label"}
 _OF_TEXT = ("max_tokens", "pooling")
@@ -97,8 +96,7 @@ class BackboneSpec(_Named):
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave fields of texts out where they are not set: keys from before them stay."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
+        return {key: held for key, held in handler(self).items() if key not in _OF_TEXT or held}
 
     @property
     def label(self) -> str:
@@ -150,7 +148,7 @@ class DatasetSpec(_Named):
         """Leave out what is not set: keys and labels of cells from before it stay."""
         values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
         return {
-            key: values[key] for key in values if key in _ANY_DATASET or values[key] is not None
+            key: held for key, held in values.items() if key in _ANY_DATASET or held is not None
         }
 
     @property
@@ -261,7 +259,7 @@ class TrainingSpec(StrategySpec):
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return which of augmentation and mixing are on."""
-        named = ("augmentation", *_MIXING)
+        named = ("augmentation", "mixup", "cutmix")
         return tuple(name for name in named if getattr(self, name) not in ("none", 0))
 
     @model_serializer(mode="wrap")

@@ -86,7 +86,7 @@ def main() -> None:
             encoding = sum_phase(read_records(folder, num_seeds=count), "features")
             print(f"draws {count}: {taken:.1f} s by the clock, {encoding:.1f} s of them encoding")
         print(f"ten draws cost {seconds[10] / seconds[1]:.2f} times one")
-        draws = compare_draws(folder, records)
+        draws = compare_draws(folder / "comparison", records)
         for draw in draws:
             print(f"seed {draw.seed}: bench {draw.ours:.4f}, scikit-learn {draw.theirs:.4f}")
         worst = max(abs(draw.ours - draw.theirs) for draw in draws)
@@ -101,7 +101,7 @@ def save_corpus(folder: Path, *, max_classes: int | None = None) -> Mapping[str,
 
     Args:
         folder: Must exist.
-        max_classes: Keep the largest; None keeps all.
+        max_classes: Keep those with the fewest texts; None keeps all.
     """
     pairs = list(dict.fromkeys(_read_corpus()))
     times = Counter(text for text, _ in pairs)
@@ -111,12 +111,11 @@ def save_corpus(folder: Path, *, max_classes: int | None = None) -> Mapping[str,
             by_class.setdefault(label, []).append(text)
     kept = {label: sorted(texts, key=digest_text) for label, texts in by_class.items()}
     kept = {label: texts for label, texts in kept.items() if len(texts) >= MIN_TEXTS}
-    largest = sorted(kept, key=lambda label: (-len(kept[label]), label))[:max_classes]
-    halves = {label: len(kept[label]) // 2 for label in largest}
-    _save(folder / "train.csv", {label: kept[label][: halves[label]] for label in sorted(largest)})
-    tests = {label: kept[label][halves[label] :] for label in sorted(largest, reverse=True)}
-    _save(folder / "test.csv", tests)
-    return {label: len(kept[label]) for label in largest}
+    chosen = sorted(sorted(kept, key=lambda label: (len(kept[label]), label))[:max_classes])
+    halves = {label: len(kept[label]) // 2 for label in chosen}
+    _save(folder / "train.csv", {label: kept[label][: halves[label]] for label in chosen})
+    _save(folder / "test.csv", {label: kept[label][halves[label] :] for label in chosen[::-1]})
+    return {label: len(kept[label]) for label in chosen}
 
 
 def _read_corpus() -> Iterator[tuple[str, str]]:
@@ -178,9 +177,14 @@ def describe(row: Row) -> str:
     )
 
 
-def compare_draws(folder: Path, records: Sequence[Record]) -> list[Draw]:
-    """Return both solvers' accuracy for every record, on the draws and embeddings of its cell."""
-    runtime = BenchRuntime(folder / "comparison", Numerics.FP32)
+def compare_draws(cache: Path, records: Sequence[Record]) -> list[Draw]:
+    """Return both solvers' accuracy for every record, on the draws and embeddings of its cell.
+
+    Args:
+        cache: Of artifacts; embeddings that cells of this scope left there are the ones compared.
+        records: Of one suite.
+    """
+    runtime = BenchRuntime(cache, Numerics.FP32)
     draws = []
     for record in records:
         assert record.test is not None and record.data is not None

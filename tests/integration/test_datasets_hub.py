@@ -198,7 +198,7 @@ def test_several_labels_for_an_example_are_refused(tmp_path: Path, cache: Artifa
     assert said.startswith(
         f"hf/{tmp_path}/set, train: column 'labels' holds lists of labels (List(ClassLabel(names="
     )
-    assert "multi-label. bench scores single-label tasks, one class for each example." in said
+    assert "multi-label, and bench scores single-label classification: each example has" in said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from bench.record import Record, Status
 from bench.spec import Job, Limits
 from bench.tables.rows import summarise
 from benchmarks.few_shot_text import SHOTS, compare_draws, save_corpus, suite_text
+from benchmarks.tasks import SCOPE
 
 NUM_CLASSES = 50
 NUM_DRAWS = 3
@@ -31,7 +32,7 @@ def records(folder: Path) -> list[Record]:
         job = Job(
             cell=cell,
             run_id=1,
-            run_scope="scope",
+            run_scope=SCOPE,
             request_key=str(cell.seed),
             cache_dir=str(folder / "cache"),
             limits=Limits(profile_time="0.05s"),
@@ -46,7 +47,7 @@ def records(folder: Path) -> list[Record]:
 def test_draws_agree_with_scikit_learn_on_the_same_embeddings(
     folder: Path, records: list[Record]
 ) -> None:
-    draws = compare_draws(folder, records)
+    draws = compare_draws(folder / "cache", records)
     assert len(draws) == NUM_DRAWS
     assert max(abs(draw.ours - draw.theirs) for draw in draws) <= 0.003
     assert len({draw.ours for draw in draws}) > 1
