@@ -225,9 +225,9 @@ def test_several_labels_for_an_example_are_refused(
     with pytest.raises(DatasetError) as caught:
         load(path, cache, label="tags")
     assert str(caught.value) == (
-        f"{path}, row 0: column 'tags' holds lists of labels (['x']): multi-label, and bench scores "
-        "single-label classification: each example has exactly one class. For one attribute of "
-        "several, make a dataset whose classes are its values."
+        f"{path}, row 0: column 'tags' holds lists of labels (['x']): multi-label, and bench "
+        "scores single-label classification: each example has exactly one class. For one "
+        "attribute of several, make a dataset whose classes are its values."
     )
 
 
