@@ -26,7 +26,7 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _MIXING = ("mixup", "cutmix")
-_OF_TEXT = ("max_tokens", "pooling")
+_OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -114,6 +114,8 @@ class BackboneSpec(_Named):
         max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
             model takes, 256 at most. For text backbones.
         pooling: How a text model's hidden states become features; None is what fits the model.
+        max_seconds: Of one clip; longer ones are cut at their end. None is what the model takes, or
+            10 where it has no limit. For audio backbones.
     """
 
     name: str
@@ -125,12 +127,13 @@ class BackboneSpec(_Named):
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     max_tokens: int | None = Field(default=None, ge=4, le=100_000)
     pooling: Literal["cls", "mean", "last"] | None = None
+    max_seconds: float | None = Field(default=None, gt=0, le=3600)
 
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave fields of texts out where they are not set: keys from before them stay."""
+        """Leave fields of texts and clips out where unset: keys from before them stay."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
+        return {key: value for key, value in values.items() if key not in _OF_SEQUENCES or value}
 
     @property
     def label(self) -> str:
