@@ -51,8 +51,13 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
 def pairs_apart(suite: Suite) -> tuple[tuple[BackboneSpec, DatasetSpec], ...]:
     """Return the pairs of which the backbone does not take what the dataset holds."""
     datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
+    held = [(spec, registry.dataset_modality(spec)) for spec in datasets]
     return tuple(
-        pair for pair in product(suite.backbones, datasets) if not registry.go_together(*pair)
+        (backbone, dataset)
+        for backbone in suite.backbones
+        for taken in (registry.backbone_modality(backbone),)
+        for dataset, modality in held
+        if not registry.are_alike(taken, modality)
     )
 
 

@@ -120,10 +120,9 @@ def _modality(source: object, spec: object) -> Modality | None:
     return "image" if ask is None else cast(Modality | None, ask(spec))
 
 
-def go_together(backbone: BackboneSpec, dataset: DatasetSpec) -> bool:
+def are_alike(taken: Modality | None, held: Modality | None) -> bool:
     """Return whether a backbone takes what a dataset holds, as far as both are known."""
-    pair = backbone_modality(backbone), dataset_modality(dataset)
-    return None in pair or pair[0] == pair[1]
+    return taken is None or held is None or taken == held
 
 
 def strategy(name: str) -> Strategy:

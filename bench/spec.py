@@ -190,6 +190,10 @@ class StrategySpec(_Named):
 
     name: str
 
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return the fields that are on and that mean nothing for texts and clips."""
+        return ()
+
     def grid_points(self) -> tuple[Self, ...]:
         """Return one spec per point of the grid, in the order of the fields."""
         values = self.model_dump()
@@ -238,6 +242,11 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return which of augmentation and mixing are on."""
+        named = ("augmentation", *_MIXING)
+        return tuple(name for name in named if getattr(self, name) not in ("none", 0))
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

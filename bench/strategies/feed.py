@@ -145,9 +145,8 @@ class InputFeed:
         if self._lengths is None:
             yield from (held[part] for part in parts)
             return
-        for part, lengths in zip(
-            parts, torch.split(self._lengths[order], list(sizes)), strict=True
-        ):
+        lengths_of_parts = torch.split(self._lengths[order], list(sizes))
+        for part, lengths in zip(parts, lengths_of_parts, strict=True):
             yield held[:, : int(lengths.max())][part]
 
     def _stream(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:

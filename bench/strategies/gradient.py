@@ -27,6 +27,7 @@ from bench.strategies.freeze import (
     all_tensors,
     check_frozen,
     digest_tensors,
+    refuse_image_fields,
 )
 from bench.strategies.head import Classifier, make_head
 from bench.strategies.inputs import typical_batch
@@ -75,9 +76,10 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = No
 
     Raises:
         DivergedError: No setting kept a finite loss.
-        StrategyError: A grid without val, or a frozen tensor that changed.
+        StrategyError: A grid without val, a frozen tensor that changed, or augmentation of texts.
     """
     recipe = recipe or Recipe()
+    refuse_image_fields(task.backbone, spec)
     settings = spec.grid_points()
     if task.val is None and len(settings) > 1:
         raise StrategyError(
