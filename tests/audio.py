@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,7 @@ def save_model(folder: Path, kind: str, **changes: Any) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{name}Model")(config)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     _extractor(kind).save_pretrained(folder)
     return folder
@@ -133,9 +133,3 @@ def write_clips(root: Path, *, per_class: int = 24, seed: int = 0) -> Path:
             stacked = np.stack([samples] * channels, axis=1)
             soundfile.write(root / name / f"{number:03}.{suffix}", stacked, rate)
     return root
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a saved model's configuration."""
-    values: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return values

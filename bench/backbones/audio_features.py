@@ -169,7 +169,8 @@ def min_samples(config: Any) -> int:
 
 def _frames_of_first(config: Any, lengths: Tensor) -> Tensor:
     """Return how many frames of the first convolution lie before the padding, shape (B,)."""
-    return (lengths - config.conv_kernel[0]).div(config.conv_stride[0], rounding_mode="floor") + 1
+    steps: Tensor = (lengths - config.conv_kernel[0]) // config.conv_stride[0]
+    return steps + 1
 
 
 def _mean_before(hidden: Tensor, counts: Tensor) -> Tensor:
@@ -181,8 +182,9 @@ def _mean_before(hidden: Tensor, counts: Tensor) -> Tensor:
     """
     present = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
     # Not a product: what lies behind the end need not be finite.
-    states: Tensor = torch.where(present[:, :, None], hidden.float(), 0.0)
-    return states.sum(1) / counts[:, None]
+    states = torch.where(present[:, :, None], hidden.float(), 0.0)
+    mean: Tensor = states.sum(1) / counts[:, None]
+    return mean
 
 
 def _first_convolution(model: nn.Module) -> Any:

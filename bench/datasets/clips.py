@@ -89,7 +89,6 @@ def _import_soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        raise DatasetError(
-            missing_extra("audio") or f"soundfile does not import: {error}"
-        ) from error
+        reason = missing_extra("audio") or f"soundfile does not import: {error}"
+        raise DatasetError(reason) from error
     return soundfile
