@@ -27,6 +27,8 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 
 _MIXING = ("mixup", "cutmix")
 _OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
+_OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
+"""Fields of training that came later, with the values under which they do nothing."""
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -190,6 +192,14 @@ class StrategySpec(_Named):
 
     name: str
 
+    def amendment(self) -> str:
+        """Return what changed in the meaning of these very settings since the strategy's version.
+
+        Part of a cell's key, so that a change to one option sets no other cell apart; empty where
+        nothing did.
+        """
+        return ""
+
     def only_for_images(self) -> tuple[str, ...]:
         """Return the fields that are on and that mean nothing for texts and clips."""
         return ()
@@ -223,7 +233,11 @@ class TrainingSpec(StrategySpec):
         cutmix: Alpha for cutting a rectangle out of one image and filling it from another, labels
             mixed by area; 0 is off. With `mixup` on too, each batch takes one of the two at even
             odds. Source: Yun et al., 2019.
-        head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
+        head_init: ``zeros``, or ``probe``: a linear probe's solution on the same features, not
+            standardised.
+        class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
+            train examples of its class and k classes: each class counts the same. What val chooses
+            by is not weighted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -242,6 +256,11 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+    class_weights: Literal["none", "balanced"] = "none"
+
+    def amendment(self) -> str:
+        """Return that the probe which training goes on from is no longer standardised."""
+        return " plain probe" if self.head_init == "probe" else ""
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return which of augmentation and mixing are on."""
@@ -250,9 +269,9 @@ class TrainingSpec(StrategySpec):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave mixing out where it is off: keys and labels of cells from before it stay."""
+        """Leave out what is off and came later: keys and labels of cells from before it stay."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _MIXING or value}
+        return {key: value for key, value in values.items() if _OFF.get(key) != value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:

@@ -117,7 +117,8 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
     if names and not _is_known(spec.name, names) and not _brings_weights(spec):
-        raise BenchError(_unknown_name(axis, spec.name, names))
+        # A source may know the name as one of something that it does not offer.
+        raise BenchError(source.check(spec) or _unknown_name(axis, spec.name, names))
     problem = source.check(spec)
     if problem:
         raise BenchError(problem)

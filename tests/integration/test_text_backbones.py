@@ -19,7 +19,7 @@ from tests.texts import load_text_backbone, make_texts, save_text_model
 
 SOURCE = HubSource()
 KINDS = ("bert", "roberta", "gpt2")
-TEXTS = [text for text in make_texts(12)[0]]
+TEXTS = make_texts(12)[0]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ def test_features_of_a_padded_batch_are_those_of_each_text_alone(
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "pooling"), [("bert", "cls"), ("roberta", "cls"), ("gpt2", "last")])
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("bert", "cls"), ("roberta", "cls"), ("gpt2", "last")]
+)
 def test_pooling_fits_the_model_unless_it_is_given(
     folders: dict[str, Path], kind: str, pooling: str
 ) -> None:
@@ -103,7 +105,9 @@ def test_special_tokens_survive_the_cut(folders: dict[str, Path]) -> None:
 
 
 def test_more_tokens_than_the_model_takes_are_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(BackboneError, match="max_tokens 65 is more than the 64 that the model takes"):
+    with pytest.raises(
+        BackboneError, match="max_tokens 65 is more than the 64 that the model takes"
+    ):
         load_text_backbone(folders["bert"], max_tokens=65)
 
 
