@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -20,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.notation import parse_duration, parse_seed_range
+from bench.notation import Seconds, Seeds
 
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
@@ -28,7 +27,7 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 
 _ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
 _COLUMN_KEYS = {"label_column": "label"}
-_OF_TEXT = ("max_tokens", "pooling")
+_OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
 _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
 """Fields of training that came later, with the values under which they do nothing."""
 
@@ -36,9 +35,6 @@ _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 class Frozen(BaseModel):
@@ -81,6 +77,8 @@ class BackboneSpec(_Named):
         max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
             model takes, 256 at most. For text backbones.
         pooling: How a text model's hidden states become features; None is what fits the model.
+        max_seconds: Of one clip; longer ones are cut at their end. None is what the model takes, or
+            10 where it has no limit. For audio backbones.
     """
 
     name: str
@@ -92,11 +90,12 @@ class BackboneSpec(_Named):
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     max_tokens: int | None = Field(default=None, ge=4, le=100_000)
     pooling: Literal["cls", "mean", "last"] | None = None
+    max_seconds: float | None = Field(default=None, gt=0, le=3600)
 
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave fields of texts out where they are not set: keys from before them stay."""
-        return {key: held for key, held in handler(self).items() if key not in _OF_TEXT or held}
+        """Leave fields of texts and clips out where unset: keys from before them stay."""
+        return {key: it for key, it in handler(self).items() if key not in _OF_SEQUENCES or it}
 
     @property
     def label(self) -> str:
@@ -329,10 +328,7 @@ class Suite(Frozen):
     strategies: tuple[SerializeAsAny[StrategySpec], ...] = Field(min_length=1)
     image_size: int | None = Field(default=None, ge=8, le=4096)
     split_seed: int = Field(default=0, ge=0)
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        BeforeValidator(parse_seed_range),
-    ] = Field(default=(0,), min_length=1)
+    seeds: Seeds = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False

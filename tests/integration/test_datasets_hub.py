@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+import soundfile
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.hf import HubDataSource
 from bench.errors import DatasetError
-from bench.interfaces import RawDataset
+from bench.interfaces import Clip, RawDataset
 from bench.spec import DatasetSpec
 
 SOURCE = HubDataSource()
@@ -98,6 +99,21 @@ def test_images_in_parquet_have_their_columns_and_splits_by_themselves(
     assert examples.ids == ("test/000000", "test/000001") and examples.modality == "image"
     assert examples.read(1).size == (12, 9)
     assert examples.encoded is not None and examples.encoded(0).startswith(b"\x89PNG")
+
+
+def test_clips_in_parquet_have_their_column_by_themselves(
+    tmp_path: Path, cache: ArtifactCache
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.array([0.0, 0.5, -0.5]), 8000, format="WAV", subtype="FLOAT")
+    cells = [{"bytes": file.getvalue(), "path": None}] * 2
+    features = Features({"sound": Audio(decode=False), "label": ClassLabel(names=["x", "y"])})
+    save_parquet(tmp_path / "set", features, train={"sound": cells, "label": [0, 1]})
+    spec = spec_of(tmp_path / "set")
+    assert SOURCE.modality(spec) == "audio"
+    clip = load(tmp_path / "set", cache).parts["train"].read(1)
+    assert isinstance(clip, Clip)
+    assert (clip.samples.tolist(), clip.sample_rate) == ([0.0, 0.5, -0.5], 8000)
 
 
 def test_one_parquet_file_is_a_dataset_without_splits(tmp_path: Path, cache: ArtifactCache) -> None:
