@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from bench.datasets.arrays import number_ids
 from bench.datasets.extras import missing_extra
 from bench.datasets.features import Columns, choose_columns
 from bench.datasets.glance import glance_modality
-from bench.datasets.hub import Repository, find_place
+from bench.datasets.hub import Repository, files_below, find_place
 from bench.datasets.labels import index_classes, read_class_names
 from bench.datasets.layout import INPUTS, conflicting_selectors
 from bench.datasets.opened import (
@@ -82,12 +81,12 @@ class HubDataSource:
             return Located(missing=(lack,), packages=_PACKAGES)
         path = place if isinstance(place, Path) else place.snapshot()
         if path is None and spec.streaming is not None:
-            streamed = stream_folder(spec, default_cache_dir())
+            streamed = stream_folder(spec, place, default_cache_dir())
             path = streamed if streamed.is_dir() else None
         if path is None:
             assert isinstance(place, Repository)
             return Located(missing=(place.missing(),), packages=_PACKAGES)
-        return Located(files=_files_below(path), packages=_PACKAGES)
+        return Located(files=files_below(path), packages=_PACKAGES)
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the examples of train, val and test that have an input and a label.
@@ -128,13 +127,6 @@ class _Part:
     ids: Sequence[str]
     names: Sequence[str]
     incomplete: Mapping[str, str]
-
-
-def _files_below(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
-        return (path,)
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    return tuple(sorted(file for file in found if not file.name.startswith(".")))
 
 
 def _read_part(spec: DatasetSpec, part: str, table: Table) -> _Part:

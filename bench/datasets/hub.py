@@ -6,6 +6,7 @@ newer: the same suite gives the same numbers tomorrow.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,11 @@ def find_place(spec: DatasetSpec) -> Path | Repository:
             "with /, ~ or a dot."
         )
     return Repository(place, spec.revision)
+
+
+def files_below(path: Path) -> tuple[Path, ...]:
+    """Return a file itself or every file at any depth of a folder, hidden ones left out, sorted."""
+    if path.is_file():
+        return (path,)
+    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return tuple(sorted(file for file in found if not file.name.startswith(".")))

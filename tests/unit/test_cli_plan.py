@@ -243,6 +243,14 @@ def test_the_schema_offers_names_and_the_fields_of_every_strategy(bench):
     assert schema["required"] == ["name", "backbones", "datasets", "strategies"]
 
 
+def test_the_schema_says_what_the_columns_of_a_dataset_are_for(bench):
+    fields = json.loads(bench("schema").out)["$defs"]["DatasetSpec"]["properties"]
+    assert fields["label"]["description"] == "Column that holds the class names."
+    columns = ("text", "image", "audio", "label", "split", "val", "test", "config", "revision")
+    assert all(fields[name]["description"] for name in (*columns, "streaming"))
+    assert "label_column" not in fields
+
+
 def test_every_reference_of_the_schema_leads_somewhere(bench):
     text = bench("schema").out
     wanted = set(re.findall(r'"#/\$defs/([^"]+)"', text))
