@@ -169,6 +169,7 @@ class _Attempt:
 
     def _identify(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> str:
         """Return the key: a versioned hash of all that can change the numbers, part by part."""
+        spec = self.cell.strategy
         splits = {name: split.ids_digest for name, split in data.info.splits.items()}
         parts = {
             "key_version": str(KEY_VERSION),
@@ -176,9 +177,9 @@ class _Attempt:
             "dataset": self._stamped("datasets", data.info.fingerprint),
             "splits": digest_value(splits),
             "preprocessing": digest_value(backbone.preprocessing.model_dump(mode="json")),
-            "strategy": digest_value(self.cell.strategy.model_dump(mode="json")),
+            "strategy": digest_value(spec.model_dump(mode="json")),
             "strategy_version": self._stamped(
-                "strategies", f"{self.cell.strategy.name} {strategy.version}"
+                "strategies", f"{spec.name} {strategy.version}{spec.amendment()}"
             ),
             "seed": str(self.cell.seed),
             "numerics": self.cell.numerics.value,

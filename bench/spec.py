@@ -176,6 +176,14 @@ class StrategySpec(_Named):
 
     name: str
 
+    def amendment(self) -> str:
+        """Return what changed in the meaning of these very settings since the strategy's version.
+
+        Part of a cell's key, so that a change to one option sets no other cell apart; empty where
+        nothing did.
+        """
+        return ""
+
     def grid_points(self) -> tuple[Self, ...]:
         """Return one spec per point of the grid, in the order of the fields."""
         values = self.model_dump()
@@ -205,7 +213,8 @@ class TrainingSpec(StrategySpec):
         cutmix: Alpha for cutting a rectangle out of one image and filling it from another, labels
             mixed by area; 0 is off. With `mixup` on too, each batch takes one of the two at even
             odds. Source: Yun et al., 2019.
-        head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
+        head_init: ``zeros``, or ``probe``: a linear probe's solution on the same features, not
+            standardised.
         class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
             train examples of its class and k classes: each class counts the same. What val chooses
             by is not weighted.
@@ -228,6 +237,10 @@ class TrainingSpec(StrategySpec):
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
     class_weights: Literal["none", "balanced"] = "none"
+
+    def amendment(self) -> str:
+        """Return that the probe which training goes on from is no longer standardised."""
+        return " plain probe" if self.head_init == "probe" else ""
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -99,9 +99,11 @@ class LinearProbe:
 def probe_head(
     task: Task, class_weights: Literal["none", "balanced"] = "none"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight (K, D) and bias (K,) of the default probe, on features as they are.
+    """Return weight (K, D) and bias (K,) of a probe on features as they are, to train on from.
 
-    The strength is chosen on val; without val it is 1.0.
+    Features are not standardised: the weight of a feature that hardly varies would be divided by
+    its tiny deviation, and the first step that moves it would turn the prediction over. The
+    strength is chosen on val; without val it is 1.0.
 
     Args:
         task: Backbone and splits.
@@ -109,7 +111,7 @@ def probe_head(
     """
     from bench.strategies.frozen import load_frozen
 
-    spec = LinearProbeSpec(class_weights=class_weights)
+    spec = LinearProbeSpec(standardize=False, class_weights=class_weights)
     if task.val is None:
         spec = spec.model_copy(update={"l2": _FIXED_L2})
     path = _fit(task, spec, load_frozen(task))
