@@ -122,6 +122,7 @@ class _Attempt:
         strategy = registry.strategy(self.cell.strategy.name)
         backbone = self._load_backbone()
         data = self._prepare_data(backbone, strategy)
+        backbone = data.backbone
         key = self._identify(backbone, data, strategy)
         if key in self.job.known_keys:
             return Recalled(request_key=self.job.request_key, key=key)
@@ -157,14 +158,16 @@ class _Attempt:
         with self.runtime.phase("load_data"):
             data = prepare_data(
                 self.cell.dataset,
-                preprocessing=backbone.preprocessing,
+                backbone=backbone,
                 split_seed=self.cell.split_seed,
                 seed=self.cell.seed,
                 needs_val=strategy.needs_val(self.cell.strategy),
                 cache=self.runtime.cache,
                 emit=self.runtime.emit,
             )
-        self.fields["data"] = data.info
+        data.backbone.module.to(self.runtime.device)
+        self.fields |= {"data": data.info, "backbone": data.backbone.info}
+        self.fields["preprocessing"] = data.backbone.preprocessing
         return data
 
     def _identify(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> str:

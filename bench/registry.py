@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from bench.entry_points import Plugin, find_plugins, forget_found
 from bench.errors import BenchError, UsageError
-from bench.interfaces import BackboneSource, DatasetSource, Strategy
+from bench.interfaces import BackboneSource, DatasetSource, Modality, Strategy
 from bench.plugins import guard
-from bench.spec import Cell
+from bench.spec import BackboneSpec, Cell, DatasetSpec
 
 BACKBONES = {
     "hf": "bench.backbones.hf:HubSource",
@@ -25,9 +25,12 @@ BACKBONES = {
     "torchvision": "bench.backbones.torchvision:TorchvisionSource",
 }
 DATASETS = {
+    "chatterbot-topics": "bench.datasets.chatterbot:ChatterbotSource",
     "digits": "bench.datasets.digits:DigitsSource",
     "folder": "bench.datasets.folder:FolderSource",
+    "hf": "bench.datasets.hf:HubDataSource",
     "mnist-5k": "bench.datasets.mnist_5k:Mnist5kSource",
+    "table": "bench.datasets.table:TableSource",
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {
@@ -172,6 +175,29 @@ def backbone_source(name: str) -> BackboneSource:
 def dataset_source(name: str) -> DatasetSource:
     """Return the source of a dataset, by the dataset's name; raises as `backbone_source`."""
     return cast(DatasetSource, _load("datasets", dataset_prefix(name)))
+
+
+def backbone_modality(spec: BackboneSpec) -> Modality | None:
+    """Return what a backbone takes; None where that is known only once it is downloaded.
+
+    A source says so in a method ``modality(spec)``; without one its backbones take images.
+    """
+    return _modality(backbone_source(spec.name), spec)
+
+
+def dataset_modality(spec: DatasetSpec) -> Modality | None:
+    """Return what a dataset's examples are; as `backbone_modality`."""
+    return _modality(dataset_source(spec.name), spec)
+
+
+def _modality(source: object, spec: object) -> Modality | None:
+    ask = getattr(source, "modality", None)
+    return "image" if ask is None else cast(Modality | None, ask(spec))
+
+
+def are_alike(taken: Modality | None, held: Modality | None) -> bool:
+    """Return whether a backbone takes what a dataset holds, as far as both are known."""
+    return taken is None or held is None or taken == held
 
 
 def strategy(name: str) -> Strategy:

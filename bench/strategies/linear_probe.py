@@ -47,6 +47,10 @@ class LinearProbeSpec(StrategySpec):
     augmentation: Literal["flip_crop", "strong"] = "flip_crop"
     class_weights: Literal["none", "balanced"] = "none"
 
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return ``views`` where there are any."""
+        return ("views",) if self.views else ()
+
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is off and came later: keys and labels of cells from before it stay."""
@@ -78,11 +82,17 @@ class LinearProbe:
         return len(grid_values(spec.l2)) > 1
 
     def adapt(self, task: Task, spec: StrategySpec) -> Adapted:
-        """Return the probe with the strength that val chose; see `Strategy.adapt`."""
+        """Return the probe with the strength that val chose; see `Strategy.adapt`.
+
+        Raises:
+            StrategyError: Views are asked of what is no image.
+        """
+        from bench.strategies.freeze import refuse_image_fields
         from bench.strategies.frozen import FittedHead, adapt_head, load_frozen
         from bench.strategies.head import Classifier, make_head
 
         assert isinstance(spec, LinearProbeSpec)
+        refuse_image_fields(task.backbone, spec)
         frozen = load_frozen(task)
         path = _fit(task, spec, frozen)
         width = task.backbone.info.feature_dim

@@ -20,6 +20,7 @@ from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.record import EpochPoint, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.augment import Augmentation, Mixing, make_augmentation, make_mixing
+from bench.strategies.buckets import training_order
 from bench.strategies.evaluation import eval_batch_size, predict_logits, score_logits
 from bench.strategies.feed import Feed, batch_sizes
 from bench.strategies.freeze import Trained, copy_tensors, restore_tensors
@@ -280,6 +281,7 @@ class _Run:
         training, first = self._training, (epoch - 1) * len(self._sizes)
         self._open(epoch)
         order = torch.randperm(len(training.train), generator=self._order)
+        order = training_order(order, self._sizes, training.train.lengths, self._order)
         total = torch.zeros((), device=training.device)
         waits: list[float | None] = []
         began = perf_counter()
