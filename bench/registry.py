@@ -28,7 +28,9 @@ DATASETS = {
     "chatterbot-topics": "bench.datasets.chatterbot:ChatterbotSource",
     "digits": "bench.datasets.digits:DigitsSource",
     "folder": "bench.datasets.folder:FolderSource",
+    "hf": "bench.datasets.hf:HubDataSource",
     "mnist-5k": "bench.datasets.mnist_5k:Mnist5kSource",
+    "table": "bench.datasets.table:TableSource",
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {

@@ -1,6 +1,5 @@
 """Suite, cell and strategy as frozen models, also the JSON Schema of the YAML; knows no files."""
 
-import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import product
@@ -8,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -21,59 +19,22 @@ from pydantic import (
     model_validator,
 )
 
+from bench.notation import Seconds, Seeds
+
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
-_MIXING = ("mixup", "cutmix")
+_ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
+_COLUMN_KEYS = {"label_column": "label"}
 _OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
 _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
 """Fields of training that came later, with the values under which they do nothing."""
-_SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_MAX_SEEDS = 10_000
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-def parse_duration(value: Any) -> Any:
-    """Return seconds for ``90``, ``90s``, ``2h`` or ``1h30m``.
-
-    Raises:
-        ValueError: The text is not a duration.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if not match or not any(match.groups()):
-        raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def parse_seed_range(value: Any) -> Any:
-    """Return ``0..9`` as the whole numbers from 0 to 9, both included; a list as it is.
-
-    Raises:
-        ValueError: The text is not a range, is empty, or has more than 10,000 seeds.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SEED_RANGE.fullmatch(value.strip())
-    if not match:
-        raise ValueError(
-            f"'{value}' is not a range of seeds; write 0..9 for ten of them, or a list"
-        )
-    first, last = (int(part) for part in match.groups())
-    if not first <= last < first + _MAX_SEEDS:
-        raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
-    return tuple(range(first, last + 1))
-
-
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 class Frozen(BaseModel):
@@ -134,8 +95,7 @@ class BackboneSpec(_Named):
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave fields of texts and clips out where unset: keys from before them stay."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _OF_SEQUENCES or value}
+        return {key: it for key, it in handler(self).items() if key not in _OF_SEQUENCES or it}
 
     @property
     def label(self) -> str:
@@ -147,6 +107,11 @@ class BackboneSpec(_Named):
         return self.name if self.revision is None else f"{self.name} ({self.revision})"
 
 
+def _selector(description: str, alias: str | None = None) -> Any:
+    """Return a field that is absent unless set."""
+    return Field(default=None, description=description, alias=alias)
+
+
 class DatasetSpec(_Named):
     """Labelled examples as the suite names them.
 
@@ -156,6 +121,9 @@ class DatasetSpec(_Named):
         train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+
+    The other fields, its selectors, say where in a table or on the hub the examples are; a source
+    takes those that it lists. `label_column` is ``label`` in the suite and in every dump.
     """
 
     name: str
@@ -163,11 +131,37 @@ class DatasetSpec(_Named):
     train_examples: int | None = Field(default=None, ge=2)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+    config: str | None = _selector("Configuration of a dataset on the hub.")
+    text: str | None = _selector("Column that holds the texts.")
+    image: str | None = _selector("Column of images: paths relative to the table, or bytes.")
+    audio: str | None = _selector("Column of sound: paths relative to the table, or bytes.")
+    label_column: str | None = _selector("Column that holds the class names.", alias="label")
+    split: str | None = _selector("Column that says train, val or test for each row.")
+    val: str | None = _selector("File of val beside the table, or name of a split on the hub.")
+    test: str | None = _selector("File of test beside the table, or name of a split on the hub.")
+    revision: str | None = _selector("Branch, tag or commit of a dataset on the hub.")
+    streaming: PositiveInt | None = _selector("Stream only this many first examples of a split.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_selectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: keys and labels of cells from before it stay."""
+        values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
+        return {
+            key: held for key, held in values.items() if key in _ANY_DATASET or held is not None
+        }
+
+    @property
+    def selectors(self) -> dict[str, Any]:
+        """What is set of the fields that say where the examples are, by key of the suite."""
+        return {key: value for key, value in self.model_dump().items() if key not in _ANY_DATASET}
 
     @property
     def label(self) -> str:
-        """The name in tables; shots are part of it since they make another task."""
-        return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
+        """The name in tables; what makes another task of the same name is part of it."""
+        named = self.selectors
+        parts = [f"first {named[key]}" if key == "streaming" else named[key] for key in named]
+        parts += [] if self.shots is None else [f"{self.shots} shots"]
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
         """Return one dataset per number of shots; where it sets none, of the suite's default."""
@@ -264,7 +258,7 @@ class TrainingSpec(StrategySpec):
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return which of augmentation and mixing are on."""
-        named = ("augmentation", *_MIXING)
+        named = ("augmentation", "mixup", "cutmix")
         return tuple(name for name in named if getattr(self, name) not in ("none", 0))
 
     @model_serializer(mode="wrap")
@@ -334,10 +328,7 @@ class Suite(Frozen):
     strategies: tuple[SerializeAsAny[StrategySpec], ...] = Field(min_length=1)
     image_size: int | None = Field(default=None, ge=8, le=4096)
     split_seed: int = Field(default=0, ge=0)
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        BeforeValidator(parse_seed_range),
-    ] = Field(default=(0,), min_length=1)
+    seeds: Seeds = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from types import MappingProxyType
 
 from bench.interfaces import Modality
+
+READERS: Mapping[Modality, tuple[str, ...]] = MappingProxyType(
+    {"text": (), "image": ("pillow",), "audio": ("soundfile",)}
+)
+"""Distributions that read the files of a modality: their versions can change what is read."""
 
 
 def missing_extra(modality: Modality) -> str | None:

@@ -37,6 +37,19 @@ class FileFormat:
 IMAGES = FileFormat("image", {"pillow": PIL.__version__}, open_rgb, unreadable_reason)
 
 
+def file_format(modality: Modality) -> FileFormat:
+    """Return how files that hold images or clips are read.
+
+    Raises:
+        DatasetError: The package that reads them is not installed.
+    """
+    if modality == "audio":
+        from bench.datasets.clips import sound_format
+
+        return sound_format()
+    return IMAGES
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A file that should be an image or a clip.

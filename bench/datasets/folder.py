@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.datasets.extras import missing_extra
+from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
 from bench.datasets.tree import Tree, first_modality, scan_tree
@@ -16,9 +16,7 @@ from bench.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from bench.artifacts import ArtifactCache
-    from bench.datasets.files import FileFormat, ImageFile
-
-_PACKAGES: dict[Modality, tuple[str, ...]] = {"image": ("pillow",), "audio": ("soundfile",)}
+    from bench.datasets.files import ImageFile
 
 
 class FolderSource:
@@ -56,7 +54,7 @@ class FolderSource:
                 missing=(Missing(f"data of {spec.name}", str(error), downloadable=False),)
             )
         files = tuple(tree.root / name for part in tree.files.values() for name, _ in part)
-        return Located(files=files, packages=_PACKAGES[tree.modality])
+        return Located(files=files, packages=READERS[tree.modality])
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the readable images or clips; ids are paths relative to the folder.
@@ -66,10 +64,10 @@ class FolderSource:
                 package that reads the files is not installed.
         """
         # What decodes stays out of the parent process, which only checks and locates.
-        from bench.datasets.files import check_files, file_examples
+        from bench.datasets.files import check_files, file_examples, file_format
 
         tree = scan_tree(_root(spec))
-        how = _format(tree.modality)
+        how = file_format(tree.modality)
         files = {part: _listed_files(tree, part) for part in tree.files}
         every = [file for part in files.values() for file in part]
         checked = check_files(every, cache, how)
@@ -86,16 +84,6 @@ def _listed_files(tree: Tree, part: str) -> list[ImageFile]:
     from bench.datasets.files import ImageFile
 
     return [ImageFile(name, tree.root / name, label) for name, label in tree.files[part]]
-
-
-def _format(modality: Modality) -> FileFormat:
-    if modality == "audio":
-        from bench.datasets.clips import sound_format
-
-        return sound_format()
-    from bench.datasets.files import IMAGES
-
-    return IMAGES
 
 
 def _root(spec: DatasetSpec) -> Path:

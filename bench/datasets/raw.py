@@ -94,7 +94,7 @@ def refuse_corrupt(
     more = len(unreadable) - len(named)
     listed = ", ".join(named) + (f" and {more} more" if more else "")
     raise DatasetError(
-        f"{where}: {len(unreadable)} of {total} images cannot be read, more than "
+        f"{where}: {len(unreadable)} of {total} examples cannot be read, more than "
         f"max_corrupt_fraction {allowed:g} allows: {listed}. "
         "Repair or remove them, or raise max_corrupt_fraction."
     )

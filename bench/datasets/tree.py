@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.splits import PART_NAMES
 from bench.errors import DatasetError
 from bench.interfaces import Modality
 
@@ -20,18 +21,6 @@ _MODALITIES: dict[str, Modality] = {
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     **dict.fromkeys(SOUND_SUFFIXES, "audio"),
 }
-
-_PART_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""By name, whatever its case: read as classes, ``Train`` and ``Test`` would be told apart."""
 
 _IGNORED = ("__MACOSX", "__pycache__")
 
@@ -102,7 +91,7 @@ def _one_modality(root: Path, names: list[str]) -> Modality:
 def _part_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each part; with no split folders, train is the root."""
     names = [entry.name for entry in _folders(root)]
-    splits = {name: _PART_FOLDERS[name.lower()] for name in names if name.lower() in _PART_FOLDERS}
+    splits = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
     others = [name for name in names if name not in splits]
     if len(splits) < 2 and (others or list(splits.values()) != ["train"]):
         return {"train": root}

@@ -113,6 +113,7 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     if axis.prefix(spec.name) not in registry.registered(axis.section):
         raise BenchError(_unknown_source(axis, spec.name))
     source = axis.source(spec.name)
+    _check_selectors(spec, source)
     names = source.names()
     if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
@@ -123,6 +124,17 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     if problem:
         raise BenchError(problem)
     return [Entry(keys, spec)]
+
+
+def _check_selectors(spec: BackboneSpec | DatasetSpec, source: Any) -> None:
+    """Refuse a field that the dataset's source would not look at."""
+    if not isinstance(spec, DatasetSpec):
+        return
+    taken = getattr(source, "selectors", ())
+    for key in spec.selectors:
+        if key not in taken:
+            known = f"It takes {', '.join(taken)}." if taken else "Remove it."
+            raise BenchError(f"dataset '{spec.name}' has no use for '{key}'. {known}")
 
 
 def _is_known(name: str, names: Sequence[str]) -> bool:
