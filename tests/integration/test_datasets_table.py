@@ -85,7 +85,8 @@ def test_named_columns_of_a_csv_are_texts_and_classes_as_written(
     assert read_all(data) == [text for text, _ in REVIEWS]
     assert data.parts["train"].labels.tolist() == [1, 0, 1, 0]
     assert data.parts["train"].ids[:2] == ("reviews/000000", "reviews/000001")
-    assert data.parts["train"].modality == SOURCE.modality(spec_of(path, text="body")) == "text"
+    spec = spec_of(path, text="body", label="stars")
+    assert data.parts["train"].modality == SOURCE.modality(spec) == "text"
 
 
 def test_a_spreadsheet_s_mark_and_blanks_in_the_header_do_not_hide_a_column(
