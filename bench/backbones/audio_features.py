@@ -69,8 +69,8 @@ class WaveFeatures(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """Return features (B, D) of samples (B, L), NaN behind the end of a clip."""
         present = ~samples.isnan()
-        # On a GPU the answer would have to be waited for.
-        if not samples.is_cuda and bool(present.all()):
+        # One clip is its batch's longest. Of several, a GPU's answer would have to be waited for.
+        if len(samples) == 1 or (not samples.is_cuda and bool(present.all())):
             return self._pool(samples, None)
         if self.pads:
             return self._pool(torch.where(present, samples, 0.0), present)

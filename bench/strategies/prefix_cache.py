@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.artifacts import RowArray
-from bench.interfaces import SequencePool, Split, Task
+from bench.interfaces import Split, Task
 from bench.numerics import autocast, prepare_inputs
 from bench.record import NumericsPlan
 from bench.strategies.activations import STORED, ActivationFeed, Layout
@@ -59,10 +59,8 @@ def cache_prefix(
     as loaded. The trained tensors are the same bits before and after.
 
     Raises:
-        PlainPath: There is no cut, it is not the plain model, activations are too large, or
-            examples differ in length.
+        PlainPath: There is no cut, it is not the plain model, or activations are too large.
     """
-    _check_lengths(task.train)
     device = task.runtime.device
     trained.require_gradients()
     trained.train()
@@ -107,17 +105,6 @@ def _layout(trained: Trained, cut: Cut, inputs: Tensor, plan: NumericsPlan) -> L
     restore_tensors(trained, start)
     trained.train()
     return layout if differs else narrow
-
-
-def _check_lengths(split: Split) -> None:
-    """Refuse texts and clips of several lengths: one example's mask does not stand for the others.
-
-    Raises:
-        PlainPath: The rows of the pool differ in length.
-    """
-    pool = split.pool
-    if isinstance(pool, SequencePool) and (pool.lengths != pool.lengths[0]).any():
-        raise PlainPath("examples differ in length")
 
 
 def _check_budget(splits: Sequence[Split], layouts: Sequence[Layout]) -> None:

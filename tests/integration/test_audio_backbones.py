@@ -314,3 +314,29 @@ def test_random_weights_are_drawn_from_the_seed(folders: dict[str, Path]) -> Non
     )
     torch.testing.assert_close(one, same)
     assert (one - other).abs().max() > 1e-3
+
+
+def test_a_checkpoint_of_pretraining_with_its_old_names_loads(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    plain = save_model(tmp_path / "plain", "wav2vec2")
+    config = transformers.Wav2Vec2Config.from_pretrained(plain)
+    config.codevector_dim = config.proj_codevector_dim = 16
+    whole = transformers.Wav2Vec2ForPreTraining(config)
+    whole.wav2vec2.load_state_dict(load_file(plain / "model.safetensors"))
+    old = tmp_path / "old"
+    whole.save_pretrained(old)
+    (old / "preprocessor_config.json").write_text((plain / "preprocessor_config.json").read_text())
+    tensors = load_file(old / "model.safetensors")
+    renamed = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in tensors.items()
+    }
+    assert any(name.endswith("conv.weight_g") for name in renamed)
+    save_file(renamed, old / "model.safetensors", metadata={"format": "pt"})
+    clips = make_clips()
+    torch.testing.assert_close(
+        features_together(load(old), clips), features_together(load(plain), clips)
+    )
