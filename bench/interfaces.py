@@ -52,6 +52,30 @@ RawInput: TypeAlias = "Image | str | Clip"
 
 
 @dataclass(frozen=True)
+class HubFiles:
+    """Files of a hub repository that something needs.
+
+    Attributes:
+        repo: ``owner/name``.
+        revision: Branch, tag or full commit; None is ``main``.
+        always: Globs of file names that are wanted where the repository has them.
+        first_of: Globs in order of preference; those of the first one that matches are wanted, and
+            without any match the repository does not hold what is needed.
+        kind: What the repository is to the hub.
+    """
+
+    repo: str
+    revision: str | None = None
+    always: tuple[str, ...] = ()
+    first_of: tuple[str, ...] = ()
+    kind: Literal["model", "dataset"] = "model"
+
+
+Origin: TypeAlias = HubFiles | str
+"""Where missing bytes lie: files of a hub repository, or a plain address."""
+
+
+@dataclass(frozen=True)
 class Missing:
     """Something that is not on this machine and must be downloaded.
 
@@ -60,12 +84,14 @@ class Missing:
         how: A command or a place that provides it.
         num_bytes: Its size where known.
         downloadable: Whether a run would fetch it by itself, given a network.
+        origin: Where its bytes lie, where their size can be asked for.
     """
 
     what: str
     how: str
     num_bytes: int | None = None
     downloadable: bool = True
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
