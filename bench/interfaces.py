@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from bench.record import (
     BackboneInfo,
@@ -166,8 +166,29 @@ class BackboneSource(Protocol):
             seed: Draws the weights of ``weights: random``.
 
         Raises:
-            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMissingError: Not on disk, and downloads are forbidden here.
+            TransferError: The download failed.
             WeightsMismatchError: Tensors that did not load, by name.
+        """
+        ...
+
+
+class Fetching(Protocol):
+    """What a source of backbones or datasets may offer beside its own protocol.
+
+    `bench fetch` calls it ahead of a run and a cell calls it before `load`. A source without it
+    has nothing to download, or downloads in `load`.
+    """
+
+    def fetch(self, spec: Any, emit: Emit) -> None:
+        """Download everything that `locate` misses and `load` will read, checked; show progress.
+
+        Args:
+            spec: A `BackboneSpec` or a `DatasetSpec`, as the source's other methods take it.
+            emit: Takes `Progress` of the phase ``download``.
+
+        Raises:
+            BenchError: It is not to be had, or did not arrive whole.
         """
         ...
 

@@ -4,7 +4,7 @@ A new backbone source, dataset source or strategy is one new file and one line h
 point ``bench.backbones``, ``bench.datasets`` or ``bench.strategies`` in another distribution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from bench.errors import BenchError, UsageError
-from bench.interfaces import BackboneSource, DatasetSource, Strategy
+from bench.interfaces import BackboneSource, DatasetSource, Emit, Strategy
 
 BACKBONES = {
     "hf": "bench.backbones.hf:HubSource",
@@ -98,6 +98,11 @@ def backbone_source(name: str) -> BackboneSource:
 def dataset_source(name: str) -> DatasetSource:
     """Return the source of a dataset, by the dataset's name; raises as `backbone_source`."""
     return cast(DatasetSource, _load("datasets", dataset_prefix(name)))
+
+
+def fetch_method(source: BackboneSource | DatasetSource) -> Callable[[Any, Emit], None] | None:
+    """Return a source's `interfaces.Fetching.fetch`, or None where it does not offer one."""
+    return cast("Callable[[Any, Emit], None] | None", getattr(source, "fetch", None))
 
 
 def strategy(name: str) -> Strategy:

@@ -15,8 +15,10 @@ from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
 from bench.datasets.torchvision_sets import SETS, TorchvisionSet
 from bench.errors import DatasetError
-from bench.interfaces import Examples, Located, Missing, RawDataset
+from bench.interfaces import Emit, Examples, Located, Missing, RawDataset
+from bench.record import Progress
 from bench.spec import DatasetSpec
+from bench.transfer.settings import socket_timeout
 
 if TYPE_CHECKING:
     from bench.artifacts import ArtifactCache
@@ -62,6 +64,12 @@ class TorchvisionSource:
             downloadable=listed.downloadable and _has_needs(listed),
         )
         return Located(missing=(missing,), packages=packages)
+
+    def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
+        """Download the set where it is not here; torchvision does not tell how far it is."""
+        if self.locate(spec).missing:
+            emit(Progress(phase="download", item=f"data of {spec.name}"))
+            _open_parts(spec, _listed(spec))
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the parts that the set has, downloading it first where it is not here.
@@ -150,10 +158,11 @@ def _construct(
     factory = getattr(datasets, listed.class_name)
     fetch = {"download": True} if download else {}
     try:
-        return {
-            part: factory(str(root), **arguments, **fetch)
-            for part, arguments in listed.parts.items()
-        }
+        with socket_timeout():
+            return {
+                part: factory(str(root), **arguments, **fetch)
+                for part, arguments in listed.parts.items()
+            }
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         doing = "cannot be downloaded" if download else f"in {root} is not whole"
         raise DatasetError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from bench.errors import TransferError
+from bench.transfer.settings import timeout_seconds
 
 _AGAIN = "Run it again: what has arrived is kept, and the download goes on from there"
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may read it"
@@ -51,21 +51,6 @@ class Place:
         if self.repo is None:
             return self.host
         return f"{self.repo}@{self.revision or 'main'} on {self.host}"
-
-
-def endpoint() -> str:
-    """Return the address of the hub in force: ``HF_ENDPOINT`` or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def timeout_seconds(variable: str = "HF_HUB_DOWNLOAD_TIMEOUT") -> float:
-    """Return how long an answer may keep one waiting: 10 s unless the environment says otherwise.
-
-    Args:
-        variable: ``HF_HUB_DOWNLOAD_TIMEOUT`` for bytes, ``HF_HUB_ETAG_TIMEOUT`` for questions.
-    """
-    asked = os.environ.get(variable, "")
-    return float(asked) if asked.isdigit() and int(asked) else 10.0
 
 
 def is_transient(error: Exception) -> bool:

@@ -27,8 +27,8 @@ from bench.transfer.failures import (
     explain_failure,
     is_expected,
     is_transient,
-    timeout_seconds,
 )
+from bench.transfer.settings import timeout_seconds
 
 _WAITS_SECONDS = (1.0, 2.0)
 """Between tries; as many tries again are made whenever one brought something."""

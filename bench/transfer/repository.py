@@ -22,12 +22,11 @@ from bench.interfaces import Emit, HubFiles
 from bench.transfer.cache import link_blob, repository_folder, write_reference
 from bench.transfer.failures import (
     Place,
-    endpoint,
     explain_failure,
     is_expected,
-    timeout_seconds,
 )
 from bench.transfer.files import RemoteFile, download, find_mismatch, patiently
+from bench.transfer.settings import endpoint, timeout_seconds
 from bench.transfer.tracking import Tracker
 
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
