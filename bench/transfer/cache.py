@@ -7,6 +7,7 @@ commit, ``snapshots/<commit>/<file>`` is a link to ``blobs/<etag>``.
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from bench.artifacts import write_atomically
 from bench.interfaces import HubFiles
@@ -59,11 +60,13 @@ def find_snapshot(repo: str, revision: str | None = None, kind: str = "model") -
 def link_blob(blob: Path, pointer: Path) -> None:
     """Make a file of a snapshot stand for a blob; a copy where the disk knows no links."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.unlink(missing_ok=True)
+    # Made beside it and moved there: two processes may be linking the same file.
+    made = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
     try:
-        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+        made.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:
-        shutil.copyfile(blob, pointer)
+        shutil.copyfile(blob, made)
+    made.replace(pointer)
 
 
 def write_reference(wanted: HubFiles, commit: str) -> None:

@@ -172,7 +172,8 @@ def _append(file: RemoteFile, part: BinaryIO, report: Callable[[int], None]) -> 
         if response.status_code != 206:
             _empty(part)
         total = _announced(file, response, _size(part))
-        for chunk in response.iter_bytes(_CHUNK_BYTES):
+        # As they come: gathered into larger pieces, what precedes a cut would be lost.
+        for chunk in response.iter_bytes():
             part.write(chunk)
             report(part.tell())
     if total is not None and _size(part) != total:
