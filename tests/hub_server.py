@@ -73,6 +73,7 @@ class StandInHub:
         faults: In order; the first that matches holds.
         seen: Every request.
         token: What a request must bear to be answered, if anything.
+        bytes_per_second: How fast content comes; None is as fast as it can.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class StandInHub:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.token: str | None = None
+        self.bytes_per_second: int | None = None
         self.large_bytes = 1000
         self.closing = threading.Event()
         self.port = 0
@@ -280,9 +282,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             # A half of the whole: a server that stops there brings nothing new when asked again.
             cut = max(0, len(data) // 2 - start) if fault == "truncate" else len(body)
-            self.wfile.write(body[:cut])
+            self._write(body[:cut])
             self.close_connection = fault == "truncate"
         return None
+
+    def _write(self, body: bytes) -> None:
+        rate = self.stand_in.bytes_per_second
+        piece = len(body) if rate is None else max(1, rate // 20)
+        for start in range(0, len(body), piece or 1):
+            self.wfile.write(body[start : start + piece])
+            if rate is not None and self.stand_in.closing.wait(1 / 20):
+                return
 
     def _refuse(
         self, status: int, code: str | None = None, headers: Mapping[str, str] | None = None

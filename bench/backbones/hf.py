@@ -31,6 +31,7 @@ _CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+_OF_RANDOM = (_CONFIG, _PROCESSOR, "README.md")
 _PATTERNS = ("*.json", "*.md")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -86,7 +87,7 @@ class HubSource:
         files = _files(place.folder, weights=not random) if place.folder else None
         if files is not None:
             return Located(files=files, packages=packages)
-        missing = hub.missing_from_hub(_wanted(spec, place), _CONFIG if random else "")
+        missing = hub.missing_from_hub(_wanted(spec, place))
         return Located(missing=(missing,), packages=packages)
 
     def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
@@ -189,9 +190,10 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
 def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
     """Return the files to have; pickles only where the repository has no safetensors."""
     code = ("*.py",) if spec.trust_remote_code else ()
-    weights = () if spec.weights == "random" else _WEIGHTS
     repo = place.repo or str(place.folder)
-    return HubFiles(repo, spec.revision, always=(*_PATTERNS, *code), first_of=weights)
+    if spec.weights == "random":
+        return HubFiles(repo, spec.revision, always=(*_OF_RANDOM, *code))
+    return HubFiles(repo, spec.revision, always=(*_PATTERNS, *code), first_of=_WEIGHTS)
 
 
 def _is_whole(place: _Place, weights: bool) -> bool:

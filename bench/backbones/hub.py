@@ -28,15 +28,12 @@ def find_hub_file(repo: str, filenames: Sequence[str], revision: str | None = No
     return next((path for path in paths if path.is_file()), None)
 
 
-def missing_from_hub(wanted: HubFiles, filename: str = "") -> Missing:
-    """Return what to download from the hub, and the command that does it.
-
-    Args:
-        wanted: Files of which repository.
-        filename: The one to name in the command; none names the whole repository.
-    """
+def missing_from_hub(wanted: HubFiles) -> Missing:
+    """Return what to download from the hub, and the command that does it."""
+    names = (*wanted.always, *wanted.first_of[:1])
+    exact = "" if any("*" in name for name in names) else " ".join(("", *names))
     flag = f" --revision {wanted.revision}" if wanted.revision else ""
-    command = f"hf download {wanted.repo} {filename}".rstrip() + flag
+    command = f"hf download {wanted.repo}{exact}{flag}"
     return Missing(
         what=_weights_of(wanted),
         how=f"on a machine with network run `{command}`, or `bench fetch` for all of a suite, copy "

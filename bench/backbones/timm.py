@@ -199,7 +199,7 @@ def _find(entry: WeightsEntry, revision: str | None) -> Path | None:
 
 def _missing(entry: WeightsEntry, revision: str | None) -> Missing:
     if entry.hub_id:
-        return hub.missing_from_hub(_wanted(entry, revision), _hub_files(entry)[0])
+        return hub.missing_from_hub(_wanted(entry, revision))
     return hub.missing_file(f"weights of timm/{entry.name}", entry.url or "")
 
 

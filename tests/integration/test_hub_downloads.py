@@ -13,7 +13,7 @@ from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 from bench.backbones import hub as weights_hub
 from bench.backbones.hf import HubSource
 from bench.backbones.timm import TimmSource
-from bench.errors import BenchError, TransferError, WeightsMissingError
+from bench.errors import BackboneError, BenchError, TransferError, WeightsMissingError
 from bench.record import Progress
 from bench.spec import BackboneSpec
 from bench.transfer import files
@@ -236,6 +236,16 @@ def test_a_repository_without_weights_says_what_it_has(hub: StandInHub) -> None:
         fetch()
 
 
+def test_a_repository_that_transformers_cannot_read_is_told(
+    hub: StandInHub, model_files: dict[str, bytes]
+) -> None:
+    hub.add("me/tiny", {"model.safetensors": model_files["model.safetensors"]})
+    with pytest.raises(
+        BackboneError, match=r"hf/me/tiny: .* holds no model that transformers reads: config\.json"
+    ):
+        SOURCE.load(SPEC, image_size=None, seed=0)
+
+
 def test_a_hub_out_of_reach_says_which_and_what_to_check(
     hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +357,7 @@ def test_a_plain_download_goes_on_where_it_stopped_and_is_verified(hub: StandInH
     assert fetch_net(hub).read_bytes() == NET
     assert hub.ranges() == [f"bytes={len(NET) // 2}-"]
     assert [path.name for path in torch_checkpoint_dir().iterdir()] == [NAME]
+    assert weights_hub.describe_file(fetch_net(hub)) == f"{NAME}, digest verified"
 
 
 @pytest.mark.parametrize(
