@@ -79,8 +79,9 @@ def list_downloads(cells: Iterable[Cell]) -> tuple[Download, ...]:
     Datasets that differ in how much of them is used are one download.
     """
     found: dict[tuple[Missing, ...], Download] = {}
-    backbones = dict.fromkeys(cell.backbone for cell in cells)
-    datasets = dict.fromkeys(cell.dataset for cell in cells)
+    pairs = tuple((cell.backbone, cell.dataset) for cell in cells)
+    backbones = dict.fromkeys(backbone for backbone, _ in pairs)
+    datasets = dict.fromkeys(dataset for _, dataset in pairs)
     for backbone in backbones:
         missing = registry.backbone_source(backbone.name).locate(backbone).missing
         found.setdefault(missing, Download("backbone", backbone, missing))
