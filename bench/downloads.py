@@ -10,6 +10,7 @@ import os
 import pickle
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,7 +170,10 @@ def fetch_in_child(downloads: Sequence[Download], send: Callable[[Any], None]) -
     """Fetch one after another and send how each ended: the child's side of `fetch_all`."""
     for position, download in enumerate(downloads):
         began = time.perf_counter()
-        error = fetch_one(download, send)
+        try:
+            error = fetch_one(download, send)
+        except Exception:  # A defect of one source, told with its traceback; the others go on.
+            error = f"{download.label}: {traceback.format_exc()}"
         seconds = time.perf_counter() - began
         send(Fetched(position, seconds, error, 0 if error else _size_here(download)))
 

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-Kind = Literal["hang", "truncate", "wrong", "stray", 401, 403, 404, 416, 429, 500, 503]
+Kind = Literal["hang", "truncate", "wrong", "no-etag", "page", 401, 403, 404, 418, 429, 503]
 _ERROR_CODES = {403: "GatedRepo", 404: "RepoNotFound"}
 _INFO = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/revision/(.+))?")
 _REFS = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)/refs")
@@ -41,7 +41,8 @@ class Fault:
 
     Attributes:
         pattern: Of ``GET /path``, searched for.
-        kind: ``hang``, ``truncate`` the body to a half, a ``wrong`` body, or a status.
+        kind: ``hang``, ``truncate`` the body to a half, a ``wrong`` body, headers with ``no-etag``,
+            a web ``page`` instead of an answer, or a status.
         times: How often before it is over; None is always.
     """
 
@@ -194,6 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(fault, int):
             self._refuse(fault)
+        elif fault == "page":
+            self._send(b"<html>Welcome</html>", {"Content-Type": "text/html"}, None)
         elif hub.token and not path.startswith("/cdn/") and not self._is_known():
             self._refuse(401)
         else:
@@ -251,6 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = repository.commits[commit].get(unquote(name))
         if data is None:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        if fault == "no-etag":
+            return self._send(data, {"X-Repo-Commit": commit}, None)
         if len(data) < self.stand_in.large_bytes:
             headers = {"X-Repo-Commit": commit, "ETag": f'"{_git_digest(data)}"'}
             return self._send(data, headers, fault)

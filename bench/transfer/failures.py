@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
@@ -62,7 +63,7 @@ def is_transient(error: Exception) -> bool:
 
 def is_expected(error: Exception) -> bool:
     """Return whether an error is one that a network, a server or a disk may cause."""
-    return isinstance(error, _CLIENT_ERROR | CutOffError | OSError | ValueError)
+    return isinstance(error, _CLIENT_ERROR | CutOffError | OSError | HFValidationError)
 
 
 def explain_failure(place: Place, error: Exception) -> TransferError:
@@ -105,7 +106,8 @@ def _explain_answer(place: Place, error: HfHubHTTPError) -> tuple[str, str]:
         return f"the file is not there ({status})", "Check the name and the revision"
     if status == 404:
         return "there is no such thing (404)", f"Check the name; if it is private, {_LOG_IN}"
-    return f"it answered {status}: {_first_line(error)}", "Check the name and the address"
+    said = f": {error.server_message}" if error.server_message else ""
+    return f"it answered {status}{said}", "Check the name and the address"
 
 
 def _explain_silence(place: Place, error: Exception) -> tuple[str, str]:

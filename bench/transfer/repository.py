@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import build_hf_headers
 
 from bench.errors import TransferError
@@ -31,6 +32,8 @@ from bench.transfer.tracking import Tracker
 
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 _SHOWN_REVISIONS = 20
+_NOT_AS_A_HUB = (ValueError, KeyError, TypeError, AttributeError)
+"""What comes of reading the page of a proxy, or of a server that is something else."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,20 @@ def list_files(what: str, wanted: HubFiles, *, tries_again: bool = True) -> List
     """
 
     def ask() -> Any:
+        return _ask_for_information(place, wanted)
+
+    place = _place(what, wanted)
+    info = patiently(ask) if tries_again else ask()
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    names = _choose(place, wanted, sizes)
+    for name in (str(info.sha), *names):
+        _refuse_stray(place, name)
+    return Listing(str(info.sha), {name: sizes[name] for name in names})
+
+
+def _ask_for_information(place: Place, wanted: HubFiles) -> Any:
+    """Return the hub's answer on a repository; one that is no hub's is an error of ours."""
+    try:
         return HfApi(endpoint=endpoint()).repo_info(
             wanted.repo,
             repo_type=wanted.kind,
@@ -100,14 +117,14 @@ def list_files(what: str, wanted: HubFiles, *, tries_again: bool = True) -> List
             timeout=timeout_seconds("HF_HUB_ETAG_TIMEOUT"),
             files_metadata=True,
         )
-
-    info = patiently(ask) if tries_again else ask()
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    place = _place(what, wanted)
-    names = _choose(place, wanted, sizes)
-    for name in (str(info.sha), *names):
-        _refuse_stray(place, name)
-    return Listing(str(info.sha), {name: sizes[name] for name in names})
+    except HFValidationError:
+        raise
+    except _NOT_AS_A_HUB as error:
+        raise TransferError(
+            f"{place.what} could not be downloaded from {place.label}: it does not answer as a hub "
+            f"does ({type(error).__name__}). Check that HF_ENDPOINT is the address of a hub, and "
+            "that no proxy answers in its place."
+        ) from error
 
 
 def _choose(place: Place, wanted: HubFiles, names: Iterable[str]) -> list[str]:
@@ -192,7 +209,7 @@ def _revisions(wanted: HubFiles) -> tuple[str, ...]:
         listed = answer.json()
         names = [str(ref["name"]) for kind in ("branches", "tags") for ref in listed.get(kind, ())]
     except Exception as error:
-        if not (is_expected(error) or isinstance(error, KeyError | TypeError | AttributeError)):
+        if not (is_expected(error) or isinstance(error, _NOT_AS_A_HUB)):
             raise
         return ()
     return tuple(names[:_SHOWN_REVISIONS])

@@ -175,6 +175,13 @@ def test_progress_says_what_and_how_many_bytes_of_how_many(
         ("GET /cdn", "hang", "no answer within 1 s, each time"),
         ("GET /cdn", "truncate", rf"connection broke each time \(.*\). {AGAIN}"),
         ("GET /cdn", "wrong", r"sha256 begins \w{{8}}, not \w{{8}}. Nothing of it was kept"),
+        (
+            "GET /api",
+            "page",
+            r"does not answer as a hub does \(JSONDecodeError\). Check that HF_EN",
+        ),
+        ("HEAD .*config.json", "no-etag", "config.json has no ETag, .* Check that HF_ENDPOINT is"),
+        ("GET /api", 418, "it answered 418. Check the name and the address"),
         ("GET .*/config.json", "wrong", r"git's digest begins \w{{8}}, not \w{{8}}. Nothing of it"),
     ],
 )
@@ -284,11 +291,11 @@ def test_names_that_lead_out_of_the_cache_are_refused(
         fetch()
 
 
-def test_a_disk_that_is_full_is_told(
+def test_a_cache_that_cannot_be_written_is_told(
     hub: StandInHub, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", "/dev/full/hf")
-    with pytest.raises(TransferError, match=r"NotADirectoryError|disk"):
+    monkeypatch.setenv("HF_HOME", "/dev/null/hf")
+    with pytest.raises(TransferError, match=r"NotADirectoryError: .*\. Check the name, the disk"):
         fetch()
 
 
@@ -393,6 +400,14 @@ def test_a_plain_download_without_a_digest_starts_anew_since_nothing_could_check
     hub.heal()
     assert fetch_net(hub, "net.pth").read_bytes() == NET
     assert hub.ranges() == []
+
+
+def test_a_server_that_has_nothing_beyond_a_part_is_asked_for_the_whole(hub: StandInHub) -> None:
+    hub.files[f"/{NAME}"] = NET
+    torch_checkpoint_dir().mkdir(parents=True)
+    (torch_checkpoint_dir() / f"{NAME}.part").write_bytes(NET)
+    assert fetch_net(hub).read_bytes() == NET
+    assert [seen.range for seen in hub.seen] == [f"bytes={len(NET)}-", None]
 
 
 def test_a_part_that_is_longer_than_the_file_is_thrown_away(hub: StandInHub) -> None:

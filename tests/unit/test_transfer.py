@@ -1,6 +1,8 @@
 """What of downloads needs no network: progress, digests, settings, what a suite lacks."""
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.downloads import Download, fetch_one, list_downloads
+from bench.downloads import Download, fetch_all, fetch_one, list_downloads
 from bench.interfaces import HubFiles, Located, Missing
 from bench.record import Progress
 from bench.registry import fetch_method
 from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec
 from bench.transfer.cache import find_snapshot, link_blob, write_reference
+from bench.transfer.failures import Place, explain_failure
 from bench.transfer.files import find_mismatch
 from bench.transfer.settings import endpoint, timeout_seconds
 from bench.transfer.tracking import Tracker
@@ -141,6 +144,47 @@ def test_what_is_still_missing_after_a_fetch_is_an_error() -> None:
         told: list[Progress] = []
         error = fetch_one(download, told.append)
     assert error == "missing: weights of x, though it was fetched. To get it: ask for them"
+
+
+@dataclass(frozen=True)
+class Faulty(Download):
+    """A download whose source is told by its name to end the process or to have a defect."""
+
+    @property
+    def source(self) -> "Faulty":
+        """Stand for the source too."""
+        return self
+
+    def fetch(self, spec: BackboneSpec, emit: object) -> None:
+        """End the process, or raise what is no error of ours."""
+        if spec.name == "faulty/kill":
+            os.write(1, b"about to end\n")
+            os._exit(7)
+        raise ZeroDivisionError("a defect")
+
+
+def test_a_process_that_ends_amid_a_download_and_a_defect_of_a_source_are_told_for_each() -> None:
+    names = ("faulty/defect", "faulty/kill", "faulty/after")
+    downloads = [
+        Faulty("backbone", BackboneSpec(name=name), (Missing(f"weights of {name}", "ask"),))
+        for name in names
+    ]
+    ended = list(fetch_all(downloads, lambda download, progress: None))
+    assert [each.position for each in ended] == [0, 1, 2]
+    first, second, third = (each.error or "" for each in ended)
+    assert first.startswith("weights of faulty/defect: Traceback")
+    assert first.endswith("ZeroDivisionError: a defect\n")
+    ending = "the process that downloads ended with exit code 7. It said last: about to end"
+    assert (second, third) == tuple(f"weights of {name}: {ending}" for name in names[1:])
+
+
+def test_a_full_disk_says_what_to_do() -> None:
+    place = Place("weights of x", "https://example.org/x.pth")
+    error = explain_failure(place, OSError(errno.ENOSPC, "No space left on device"))
+    assert str(error) == (
+        "weights of x could not be downloaded from https://example.org/x.pth: the disk is full. "
+        "Make room, or move the caches with HF_HOME and TORCH_HOME."
+    )
 
 
 def test_nothing_of_downloads_imports_torch() -> None:
