@@ -64,11 +64,15 @@ def _shown() -> "Iterator[OnProgress]":
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        bars.DownloadColumn(),
+        bars.DownloadColumn(binary_units=True),
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=console, transient=True) as display:
+    # Results on a standard output that is no terminal go there, not above the bar.
+    bar = bars.Progress(
+        *columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()
+    )
+    with bar as display:
         task = display.add_task("", total=None)
 
         def show(download: "Download", progress: "Progress") -> None:

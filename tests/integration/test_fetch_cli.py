@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class Desk:
     def write(self, *backbones: str) -> None:
         (self.folder / "s.yaml").write_text(SUITE.format(backbones=", ".join(backbones)))
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stderr: int = subprocess.PIPE, **variables: str
+    ) -> subprocess.Popen[str]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "BENCH_"))}
         environ |= {
             "HF_ENDPOINT": self.hub.url,
@@ -58,7 +61,7 @@ class Desk:
             cwd=self.folder,
             env=environ | variables,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -175,6 +178,27 @@ def wait_for_part(folder: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("nothing has arrived")
+
+
+def test_a_terminal_shows_the_bytes_of_a_download_and_a_pipe_gets_the_results(
+    desk: Desk, model_files: dict[str, bytes]
+) -> None:
+    desk.hub.add("me/large", {**model_files, "model.safetensors": b"w" * (4 << 20)})
+    desk.hub.bytes_per_second = 4 << 20
+    desk.write("hf/me/large")
+    terminal, theirs = os.openpty()
+    process = desk.start("fetch", "s.yaml", stderr=theirs, TERM="xterm", COLUMNS="100")
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # Linux says so when the last process has left the terminal.
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    results, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert results.endswith("1 of 1 downloads are here\n")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"weights of me/large ━*[╸╺]?━* +[0-3]\.\d/4\.0 MiB", text), text
 
 
 def test_a_plan_does_not_wait_for_a_hub_that_hangs(

@@ -1,18 +1,25 @@
 """Downloads from a stand-in hub on loopback, well and with every fault; no other network."""
 
 import hashlib
+import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import transformers
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
 from bench.backbones import hub as weights_hub
+from bench.backbones import torchvision as torchvision_backbones
 from bench.backbones.hf import HubSource
 from bench.backbones.timm import TimmSource
+from bench.backbones.torchvision import TorchvisionSource
+from bench.catalogue import torchvision_catalogue
 from bench.errors import BackboneError, BenchError, TransferError, WeightsMissingError
 from bench.record import Progress
 from bench.spec import BackboneSpec
@@ -344,6 +351,31 @@ def weights_of_test_vit() -> bytes:
     from safetensors.torch import save
 
     return save(timm.create_model("test_vit").state_dict())
+
+
+def test_torchvision_weights_go_on_where_they_stopped_are_checked_and_load(
+    hub: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), buffer)
+    data = buffer.getvalue()
+    name = f"shufflenetv2-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    hub.files[f"/{name}"] = data
+    listed = torchvision_catalogue().resolve("shufflenet_v2_x0_5@IMAGENET1K_V1")
+    assert listed is not None
+    entry = replace(listed, url=f"{hub.url}/{name}")
+    monkeypatch.setattr(torchvision_backbones, "_entry", lambda spec: entry)
+    source, spec = TorchvisionSource(), BackboneSpec(name="torchvision/shufflenet_v2_x0_5")
+    hub.fail("GET", "truncate")
+    with pytest.raises(TransferError, match=r"^weights of torchvision/shufflenet_v2_x0_5@IMAGENET"):
+        source.fetch(spec, silent)
+    hub.heal()
+    told: list[Progress] = []
+    source.fetch(spec, told.append)
+    assert hub.ranges() == [f"bytes={len(data) // 2}-"]
+    assert (told[-1].num_bytes, told[-1].total_bytes) == (len(data), listed.num_bytes)
+    backbone = source.load(spec, image_size=64, seed=0)
+    assert backbone.info.weights_source.endswith(f"{name}, digest verified")
 
 
 NET = b"weights" * 1000
