@@ -8,14 +8,15 @@ from typing import cast
 
 from bench import registry
 from bench.errors import UsageError
-from bench.spec import BackboneSpec, Cell, StrategySpec, Suite, parse_seed_range
+from bench.notation import parse_seed_range
+from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec, Suite
 
 _MAX_LISTED = 30
 _WILDCARDS = frozenset("*?[")
 
 
 def plan_cells(suite: Suite) -> tuple[Cell, ...]:
-    """Return every cell of a suite that no exclude matches.
+    """Return every cell of a suite that no exclude matches and whose parts go together.
 
     Strategies that leave the backbone alone come first, over the whole suite, then those that
     train the fewest stages: a sweep that is stopped has a ranking already. Within such a rank,
@@ -27,9 +28,12 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
         UsageError: A strategy is not registered.
     """
     datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
+    strangers = frozenset(pairs_apart(suite))
     cells = []
     for dataset, backbone, strategy in product(datasets, suite.backbones, suite.strategies):
         if any(rule.matches(backbone, dataset, strategy) for rule in suite.exclude):
+            continue
+        if (backbone, dataset) in strangers:
             continue
         shared = {
             "suite": suite.name,
@@ -43,6 +47,19 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
         }
         cells += [Cell(seed=seed, **shared) for seed in suite.seeds]
     return tuple(sorted(dict.fromkeys(cells), key=lambda cell: _rank(cell.strategy)))
+
+
+def pairs_apart(suite: Suite) -> tuple[tuple[BackboneSpec, DatasetSpec], ...]:
+    """Return the pairs of which the backbone does not take what the dataset holds."""
+    datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
+    held = [(spec, registry.dataset_modality(spec)) for spec in datasets]
+    return tuple(
+        (backbone, dataset)
+        for backbone in suite.backbones
+        for taken in (registry.backbone_modality(backbone),)
+        for dataset, modality in held
+        if not registry.are_alike(taken, modality)
+    )
 
 
 def _without_weights(backbone: BackboneSpec) -> BackboneSpec:

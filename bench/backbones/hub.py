@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bench.digests import digest_file
-from bench.environment import is_offline
+from bench.environment import find_snapshot, hub_cache_dir, is_offline
 from bench.errors import BackboneError, WeightsMissingError
 from bench.interfaces import Emit, HubFiles, Missing
-from bench.transfer.cache import find_snapshot, hub_cache_dir, torch_checkpoint_dir
+from bench.transfer.cache import torch_checkpoint_dir
 from bench.transfer.tracking import Tracker, silent
 
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,64})\.")

@@ -10,51 +10,19 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.artifacts import write_atomically
+from bench.environment import hub_cache_dir, user_cache_dir
 from bench.interfaces import HubFiles
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
-def hub_cache_dir() -> Path:
-    """Return the hub's cache folder: ``HF_HUB_CACHE``, ``HF_HOME/hub`` or the default one."""
-    if os.environ.get("HF_HUB_CACHE"):
-        return Path(os.environ["HF_HUB_CACHE"]).expanduser()
-    home = os.environ.get("HF_HOME")
-    return (Path(home).expanduser() if home else _cache_home() / "huggingface") / "hub"
 
 
 def torch_checkpoint_dir() -> Path:
     """Return the folder of torch.hub's plain downloads: ``TORCH_HOME/hub/checkpoints``."""
     home = os.environ.get("TORCH_HOME")
-    return (Path(home).expanduser() if home else _cache_home() / "torch") / "hub" / "checkpoints"
+    return (Path(home).expanduser() if home else user_cache_dir() / "torch") / "hub" / "checkpoints"
 
 
-def repository_folder(repo: str, kind: str = "model") -> Path:
-    """Return the folder of a repository in the hub's cache, there or not.
-
-    Args:
-        repo: ``owner/name``.
-        kind: ``model`` or ``dataset``.
-    """
-    return hub_cache_dir() / f"{kind}s--{repo.replace('/', '--')}"
-
-
-def find_snapshot(repo: str, revision: str | None = None, kind: str = "model") -> Path | None:
-    """Return the cached folder of a hub repository at a revision, or None.
-
-    Args:
-        repo: ``owner/name``.
-        revision: Branch, tag or full commit; None is ``main``.
-        kind: ``model`` or ``dataset``.
-    """
-    folder = repository_folder(repo, kind)
-    name = revision or "main"
-    reference = folder / "refs" / name
-    commit = reference.read_text().strip() if reference.is_file() else name
-    snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+def repository_folder(wanted: HubFiles) -> Path:
+    """Return the folder of a repository in the hub's cache, there or not."""
+    return hub_cache_dir() / f"{wanted.kind}s--{wanted.repo.replace('/', '--')}"
 
 
 def link_blob(blob: Path, pointer: Path) -> None:
@@ -73,5 +41,5 @@ def write_reference(wanted: HubFiles, commit: str) -> None:
     """Note which commit a branch or tag stands for; called when its files are all here."""
     name = wanted.revision or "main"
     if name != commit:
-        path = repository_folder(wanted.repo, wanted.kind) / "refs" / name
+        path = repository_folder(wanted) / "refs" / name
         write_atomically(path, commit.encode())

@@ -1,13 +1,13 @@
 """Files of a hub repository, brought into the hub's own cache at one commit.
 
-Branch or tag is resolved to a commit once, all files are of that commit, and the cache's reference
-is written when all are here: a download that was cut off never looks like a whole snapshot.
+Branch or tag is resolved to a commit once and all files are of that commit. They are linked into
+its snapshot when all are here: a download that was cut off never looks like a whole snapshot.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -48,11 +48,10 @@ class Listing:
     commit: str
     sizes: Mapping[str, int | None]
 
-    @property
-    def total_bytes(self) -> int | None:
-        """Bytes of all files, None where one is not known."""
-        known = [size for size in self.sizes.values() if size is not None]
-        return sum(known) if len(known) == len(self.sizes) else None
+    def total_of(self, names: Collection[str]) -> int | None:
+        """Return the bytes of some files, None where one is not known."""
+        known = [size for name in names if (size := self.sizes[name]) is not None]
+        return sum(known) if len(known) == len(names) else None
 
 
 def fetch_repository(what: str, wanted: HubFiles, emit: Emit) -> Path:
@@ -70,10 +69,12 @@ def fetch_repository(what: str, wanted: HubFiles, emit: Emit) -> Path:
     place = _place(what, wanted)
     try:
         listing = list_files(what, wanted)
-        tracker = Tracker(emit, what, listing.total_bytes)
-        snapshot = repository_folder(wanted.repo, wanted.kind) / "snapshots" / listing.commit
-        for name in listing.sizes:
-            _fetch_file(name, listing.commit, wanted, place, tracker)
+        snapshot = repository_folder(wanted) / "snapshots" / listing.commit
+        lacking = [name for name in listing.sizes if not (snapshot / name).exists()]
+        tracker = Tracker(emit, what, listing.total_of(lacking))
+        blobs = [_fetch_blob(name, listing.commit, wanted, place, tracker) for name in lacking]
+        for name, blob in zip(lacking, blobs, strict=True):
+            link_blob(blob, snapshot / name)
         write_reference(wanted, listing.commit)
     except Exception as error:
         if isinstance(error, TransferError) or not is_expected(error):
@@ -151,18 +152,15 @@ def _refuse_stray(place: Place, name: str) -> None:
         )
 
 
-def _fetch_file(name: str, commit: str, wanted: HubFiles, place: Place, tracker: Tracker) -> None:
-    """Bring one file into the cache, checked; a blob that is there already is checked too."""
-    folder = repository_folder(wanted.repo, wanted.kind)
-    pointer = folder / "snapshots" / commit / name
-    if not pointer.exists():
-        file = _describe(name, commit, wanted, place)
-        if file.path.exists() and find_mismatch(file.path, file.digest):
-            file.path.unlink()
-        if not file.path.exists():
-            download(file, place, tracker.report)
-        link_blob(file.path, pointer)
-    tracker.finish(pointer.stat().st_size)
+def _fetch_blob(name: str, commit: str, wanted: HubFiles, place: Place, tracker: Tracker) -> Path:
+    """Return the blob of a file, checked, which a blob that is there already is too."""
+    file = _describe(name, commit, wanted, place)
+    if file.path.exists() and find_mismatch(file.path, file.digest):
+        file.path.unlink()
+    if not file.path.exists():
+        download(file, place, tracker.report)
+    tracker.finish(file.path.stat().st_size)
+    return file.path
 
 
 def _describe(name: str, commit: str, wanted: HubFiles, place: Place) -> RemoteFile:
@@ -181,7 +179,7 @@ def _describe(name: str, commit: str, wanted: HubFiles, place: Place) -> RemoteF
         )
     return RemoteFile(
         url=metadata.location,
-        path=repository_folder(wanted.repo, wanted.kind) / "blobs" / etag,
+        path=repository_folder(wanted) / "blobs" / etag,
         digest=etag,
         num_bytes=metadata.size,
         headers=_headers(metadata.location),

@@ -59,7 +59,8 @@ def _ask_all(waiting: Queue[Origin], answers: Queue[tuple[Origin, int | None]]) 
 def _measure(origin: Origin) -> int | None:
     try:
         if isinstance(origin, HubFiles):
-            return list_files(origin.repo, origin, tries_again=False).total_bytes
+            listing = list_files(origin.repo, origin, tries_again=False)
+            return listing.total_of(listing.sizes)
         return _length(origin)
     except Exception as error:
         if isinstance(error, TransferError) or is_expected(error):

@@ -18,11 +18,12 @@ from bench.backbones.weights import (
     seeded,
     weights_digest,
 )
+from bench.environment import hub_cache_dir
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import Backbone, HubFiles
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
-from bench.transfer.cache import hub_cache_dir, torch_checkpoint_dir
+from bench.transfer.cache import torch_checkpoint_dir
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWN = Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3, crop_fraction=0.875)

@@ -14,17 +14,21 @@ import torchvision
 import transformers
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
+from bench.artifacts import ArtifactCache
 from bench.backbones import hub as weights_hub
 from bench.backbones import torchvision as torchvision_backbones
 from bench.backbones.hf import HubSource
 from bench.backbones.timm import TimmSource
 from bench.backbones.torchvision import TorchvisionSource
 from bench.catalogue import torchvision_catalogue
+from bench.datasets.hf import HubDataSource
+from bench.environment import find_snapshot, hub_cache_dir
 from bench.errors import BackboneError, BenchError, TransferError, WeightsMissingError
 from bench.record import Progress
-from bench.spec import BackboneSpec
+from bench.spec import BackboneSpec, DatasetSpec
 from bench.transfer import files
-from bench.transfer.cache import find_snapshot, hub_cache_dir, torch_checkpoint_dir
+from bench.transfer.cache import torch_checkpoint_dir
+from bench.transfer.sizes import measure_sizes
 from bench.transfer.tracking import silent
 from tests.hub_server import Kind, StandInHub, standing_in
 
@@ -325,6 +329,40 @@ def test_two_that_want_the_same_files_at_once_fetch_each_once(hub: StandInHub, c
         thread.join()
     assert not SOURCE.locate(SPEC).missing
     assert hub.num_gets("/cdn/") == 1
+
+
+MOODS = DatasetSpec(name="hf/someone/moods", text="text", label="label")
+TRAIN = b"text,label\n" + b"so glad,good\nso sad,bad\n" * 40
+TEST = b"text,label\nvery glad,good\nvery sad,bad\n"
+
+
+def test_a_dataset_of_the_hub_comes_the_same_way_with_the_same_checks(
+    hub: StandInHub, tmp_path: Path
+) -> None:
+    source, cache = HubDataSource(), ArtifactCache(tmp_path / "cache")
+    content = {"train.csv": TRAIN, "test.csv": TEST, "moods.py": b"raise SystemExit"}
+    commit = hub.add("someone/moods", content, kind="dataset")
+    (lack,) = source.locate(MOODS).missing
+    assert lack.origin is not None
+    total = len(TRAIN) + len(TEST)
+    assert measure_sizes([lack.origin]) == {lack.origin: total}
+    hub.large_bytes = 500
+    hub.fail("GET /cdn", "truncate")
+    with pytest.raises(TransferError, match=r"^data of hf/someone/moods .* someone/moods@main on"):
+        source.fetch(MOODS, silent)
+    assert source.locate(MOODS).missing
+    hub.heal()
+    told: list[Progress] = []
+    source.fetch(MOODS, told.append)
+    assert hub.ranges() == [f"bytes={len(TRAIN) // 2}-"]
+    assert told[-1].num_bytes == told[-1].total_bytes == total
+    snapshot = find_snapshot("someone/moods", kind="datasets")
+    assert snapshot is not None and snapshot.name == commit
+    assert not (snapshot / "moods.py").exists(), "code is not fetched"
+    hub.seen.clear()
+    assert len(source.load(MOODS, cache).parts["train"].ids) == 80
+    source.fetch(MOODS, silent)
+    assert hub.seen == []
 
 
 TIMM = BackboneSpec(name="timm/test_vit.r160_in1k")

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from bench.downloads import Download, fetch_all, fetch_one, list_downloads
+from bench.environment import find_snapshot
 from bench.interfaces import HubFiles, Located, Missing
 from bench.record import Progress
 from bench.registry import fetch_method
 from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec
-from bench.transfer.cache import find_snapshot, link_blob, write_reference
+from bench.transfer.cache import link_blob, write_reference
 from bench.transfer.failures import Place, explain_failure
 from bench.transfer.files import find_mismatch
 from bench.transfer.settings import endpoint, timeout_seconds
@@ -86,9 +87,9 @@ def test_a_link_replaces_what_was_there_and_a_reference_leads_to_its_snapshot(
     link_blob(blob, pointer)
     assert pointer.read_bytes() == b"whole"
     assert [path.name for path in pointer.parent.iterdir()] == ["file"]
-    assert find_snapshot("me/d", "v1", "dataset") is None
+    assert find_snapshot("me/d", "v1", kind="datasets") is None
     write_reference(HubFiles("me/d", "v1", kind="dataset"), COMMIT)
-    assert find_snapshot("me/d", "v1", "dataset") == folder / "snapshots" / COMMIT
+    assert find_snapshot("me/d", "v1", kind="datasets") == folder / "snapshots" / COMMIT
 
 
 def cell(backbone: str, **dataset: int) -> Cell:
