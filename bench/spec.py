@@ -1,6 +1,5 @@
 """Suite, cell and strategy as frozen models, also the JSON Schema of the YAML; knows no files."""
 
-import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import product
@@ -21,53 +20,19 @@ from pydantic import (
     model_validator,
 )
 
+from bench.notation import parse_duration, parse_seed_range
+
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
-_MIXING = ("mixup", "cutmix")
-_SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_MAX_SEEDS = 10_000
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+Refit = Literal["train+val", "none"]
+ProtocolName = Literal["vtab-1k"]
 
 
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-def parse_duration(value: Any) -> Any:
-    """Return seconds for ``90``, ``90s``, ``2h`` or ``1h30m``.
-
-    Raises:
-        ValueError: The text is not a duration.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if not match or not any(match.groups()):
-        raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def parse_seed_range(value: Any) -> Any:
-    """Return ``0..9`` as the whole numbers from 0 to 9, both included; a list as it is.
-
-    Raises:
-        ValueError: The text is not a range, is empty, or has more than 10,000 seeds.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SEED_RANGE.fullmatch(value.strip())
-    if not match:
-        raise ValueError(
-            f"'{value}' is not a range of seeds; write 0..9 for ten of them, or a list"
-        )
-    first, last = (int(part) for part in match.groups())
-    if not first <= last < first + _MAX_SEEDS:
-        raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
-    return tuple(range(first, last + 1))
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -77,6 +42,25 @@ class Frozen(BaseModel):
     """A value: immutable, comparable, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Sparse(Frozen):
+    """A value whose younger fields are written only where they are set.
+
+    Keys and labels are made of what is written: those of cells from before such a field stay.
+    """
+
+    _younger: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self._younger or value != fields[name].default
+        }
 
 
 class _Named(Frozen):
@@ -130,7 +114,7 @@ class BackboneSpec(_Named):
         return self.name if self.revision is None else f"{self.name} ({self.revision})"
 
 
-class DatasetSpec(_Named):
+class DatasetSpec(_Sparse, _Named):
     """Labelled examples as the suite names them.
 
     Attributes:
@@ -139,18 +123,33 @@ class DatasetSpec(_Named):
         train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+        refit: ``train+val``: once all is chosen on val, fit again on train and val together, with
+            what was chosen; ``none`` does not where the suite does. See `docs/protocols.md`.
+        protocol: ``vtab-1k``: 1,000 examples of train and val (800 : 200), chosen on val, fitted
+            again on all 1,000, tested on the whole test split.
+        folds: Cross-validation: so many cells per seed, each example in the test split of one.
+        splits: A file that `bench splits export` wrote, or one like it: which examples are train,
+            val and test.
     """
+
+    _younger = frozenset({"refit", "protocol", "folds", "splits"})
 
     name: str
     image_size: int | None = Field(default=None, ge=8, le=4096)
     train_examples: int | None = Field(default=None, ge=2)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+    refit: Refit | None = None
+    protocol: ProtocolName | None = None
+    folds: int | None = Field(default=None, ge=2, le=100)
+    splits: str | None = Field(default=None, min_length=1)
 
     @property
     def label(self) -> str:
-        """The name in tables; shots are part of it since they make another task."""
-        return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
+        """The name in tables; shots and folds are part of it since they make another task."""
+        counts = (("shots", self.shots), ("folds", self.folds))
+        parts = [f"{count} {word}" for word, count in counts if count is not None]
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
         """Return one dataset per number of shots; where it sets none, of the suite's default."""
@@ -185,7 +184,7 @@ class StrategySpec(_Named):
         )
 
 
-class TrainingSpec(StrategySpec):
+class TrainingSpec(_Sparse, StrategySpec):
     """Fields shared by every strategy that takes gradient steps.
 
     Attributes:
@@ -208,6 +207,7 @@ class TrainingSpec(StrategySpec):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    _younger = frozenset({"mixup", "cutmix"})
 
     epochs: int = Field(default=5, ge=1, le=10_000)
     batch_size: PositiveInt | Grid[PositiveInt] = 64
@@ -223,12 +223,6 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave mixing out where it is off: keys and labels of cells from before it stay."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _MIXING or value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:
@@ -280,6 +274,8 @@ class Suite(Frozen):
         split_seed: Fixes the test split, the same for every seed.
         seeds: Each draws val, shots, head initialisation, data order and augmentation: ten draws
             of few shots are ``0..9``.
+        refit: Of every dataset that says nothing else, see `DatasetSpec`.
+        protocol: Likewise.
         compile: Also try passes compiled by `torch.compile`; kept only where more than 5% faster.
     """
 
@@ -296,19 +292,24 @@ class Suite(Frozen):
         BeforeValidator(parse_seed_range),
     ] = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
+    refit: Refit | None = None
+    protocol: ProtocolName | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
     exclude: tuple[Exclude, ...] = ()
     limits: Limits = Limits()
 
 
-class Cell(Frozen):
+class Cell(_Sparse):
     """One backbone x dataset x strategy x seed, fully resolved: all that a child needs to know.
 
     Attributes:
         image_size: Height and width in pixels; None is the backbone's own.
         compile: Whether compiled passes are tried too.
+        fold: Which of the dataset's folds is tested on, from 0; None where it has none.
     """
+
+    _younger = frozenset({"fold"})
 
     suite: str
     backbone: BackboneSpec
@@ -319,11 +320,18 @@ class Cell(Frozen):
     image_size: int | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
+    fold: int | None = Field(default=None, ge=0)
+
+    @property
+    def draw(self) -> str:
+        """What the cells of one row differ in: the seed, and the fold where there are folds."""
+        fold = "" if self.fold is None else f" · fold {self.fold}"
+        return f"seed {self.seed}{fold}"
 
     @property
     def label(self) -> str:
         """One line for progress and messages."""
-        parts = (self.backbone.label, self.dataset.label, self.strategy.name, f"seed {self.seed}")
+        parts = (self.backbone.label, self.dataset.label, self.strategy.name, self.draw)
         return " · ".join(parts)
 
     def canonical(self) -> dict[str, Any]:

@@ -9,17 +9,10 @@ from functools import cache as cache_result
 import numpy as np
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw, split_dataset
 from bench.datasets.images import ImagePool, decode_encoded, encode_example
-from bench.datasets.splits import (
-    PART_ORDER,
-    DrawnSplits,
-    SplitRequest,
-    conflicting_request,
-    count_duplicates,
-    draw_splits,
-)
+from bench.datasets.splits import PART_ORDER, DrawnSplits, count_duplicates
 from bench.digests import digest_strings
-from bench.errors import DatasetError
 from bench.interfaces import Emit, Examples, RawDataset, Split
 from bench.record import DataInfo, Preprocessing, Progress, SplitInfo
 from bench.registry import dataset_source
@@ -52,6 +45,7 @@ def prepare_data(
     needs_val: bool,
     cache: ArtifactCache,
     emit: Emit | None = None,
+    fold: int | None = None,
 ) -> PreparedData:
     """Return the splits of a dataset over one pool of decoded images.
 
@@ -62,23 +56,19 @@ def prepare_data(
         preprocessing: Size, interpolation and crop of the pool.
         split_seed: Draws the test split.
         seed: Draws val and samples.
-        needs_val: Whether the strategy chooses anything.
+        needs_val: Whether the strategy chooses anything, or is fitted again with val.
         cache: Holds decoded images and digests.
         emit: Told once that data is being read.
+        fold: Which of the spec's folds is tested on; None where it has none.
 
     Raises:
         DatasetError: The data cannot be found, read or split as asked.
     """
     if emit is not None:
         emit(Progress(phase="data"))
-    request = _split_request(spec, split_seed=split_seed, seed=seed, needs_val=needs_val)
     dataset = dataset_source(spec.name).load(spec, cache)
     parts = [dataset.parts[part] for part in PART_ORDER if part in dataset.parts]
-    labels = {part: examples.labels for part, examples in dataset.parts.items()}
-    try:
-        drawn = draw_splits(labels, dataset.class_names, request)
-    except DatasetError as error:
-        raise DatasetError(f"{spec.label}: {error}") from error
+    drawn = split_dataset(dataset, spec, Draw(split_seed, seed, fold, needs_val))
     pool = ImagePool(dataset, preprocessing, cache)
     splits = _build_splits(parts, drawn, pool)
     encoded = cache_result(lambda: encode_example(pool, int(drawn.train[0])))
@@ -88,22 +78,6 @@ def prepare_data(
         test=splits["test"],
         info=_describe(dataset, splits, count_duplicates(_contents(parts), drawn), preprocessing),
         example=lambda: decode_encoded(encoded(), preprocessing),
-    )
-
-
-def _split_request(
-    spec: DatasetSpec, *, split_seed: int, seed: int, needs_val: bool
-) -> SplitRequest:
-    if problem := conflicting_request(spec):
-        raise DatasetError(f"{spec.name}: {problem}.")
-    if isinstance(spec.shots, tuple):
-        raise DatasetError(f"{spec.name}: a cell has one number of shots, got {list(spec.shots)}.")
-    return SplitRequest(
-        split_seed=split_seed,
-        seed=seed,
-        needs_val=needs_val,
-        train_examples=spec.train_examples,
-        shots=spec.shots,
     )
 
 

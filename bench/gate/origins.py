@@ -80,7 +80,7 @@ def _shared(
     if builder.cell == name and fresh == (record.request_key in now):
         return ""
     when = NOW if fresh else f"recalled, measured {span([builder.record])}"
-    return f"profile by {builder.cell} · seed {builder.record.cell.seed}, {when}"
+    return f"profile by {builder.cell} · {builder.record.cell.draw}, {when}"
 
 
 def _origin(group: Sequence[Record], now: frozenset[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_serializer
@@ -94,13 +95,22 @@ class LinearProbe:
 def probe_head(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight (K, D) and bias (K,) of the default probe, on features as they are.
 
-    The strength is chosen on val; without val it is 1.0.
+    The strength is chosen on val, in a refit on the val that the rest was chosen on; without val it
+    is 1.0.
     """
+    spec = LinearProbeSpec() if task.val is not None else LinearProbeSpec(l2=_FIXED_L2)
+    if task.refit is not None:
+        choosing = replace(task, train=task.refit.train, val=task.refit.val, refit=None)
+        path = _probe(choosing, LinearProbeSpec())
+        spec = LinearProbeSpec(l2=path.points[path.chosen].l2)
+    path = _probe(task, spec)
+    return path.weight, path.bias
+
+
+def _probe(task: Task, spec: LinearProbeSpec) -> ProbePath:
     from bench.strategies.frozen import load_frozen
 
-    spec = LinearProbeSpec() if task.val is not None else LinearProbeSpec(l2=_FIXED_L2)
-    path = _fit(task, spec, load_frozen(task))
-    return path.weight, path.bias
+    return _fit(task, spec, load_frozen(task))
 
 
 def _fit(task: Task, spec: LinearProbeSpec, frozen: FrozenFeatures) -> ProbePath:

@@ -33,6 +33,7 @@ def record_text(record: Record) -> str:
         ("val", _scores(record.val)),
         ("chosen on val", _selection(record.selection)),
         ("curve", _curve(record.curve)),
+        ("fitted again", _refit(record)),
         ("cost", _cost(record)),
         ("training step", _train(record.train_profile)),
         ("inference", _infer(record.infer_profile, _compiles(record))),
@@ -75,6 +76,7 @@ def _cell(record: Record) -> Lines:
         ("suite, run", f"{cell.suite}, {record.run_id}"),
         ("strategy", ", ".join([cell.strategy.name, *(f"{k}={v}" for k, v in fields.items())])),
         ("seed, split seed", f"{cell.seed}, {cell.split_seed}"),
+        *([] if cell.fold is None else [("fold", f"{cell.fold} of {cell.dataset.folds}")]),
         ("numerics asked for", cell.numerics.value + (", or compiled" if cell.compile else "")),
         ("key", record.key or "not reached"),
         ("request key", record.request_key),
@@ -138,6 +140,16 @@ def _waited(point: EpochPoint) -> str:
     if waited is None or waited <= _WORTH_SAYING:
         return ""
     return f", {scale.percent(waited)}% of its steps' time waiting for data"
+
+
+def _refit(record: Record) -> Lines:
+    refit = record.refit
+    if refit is None:
+        return []
+    lines = [("on train and val", f"{refit.num_examples} examples; test is of this model")]
+    if refit.epochs is not None:
+        lines.append(("epochs", str(refit.epochs)))
+    return lines + _curve(refit.curve)
 
 
 def _cost(record: Record) -> Lines:

@@ -200,8 +200,8 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "image_sise: 64",
             None,
             "s.yaml:5: unknown key 'image_sise'. Did you mean 'image_size'? Known: name, "
-            "backbones, datasets, strategies, image_size, split_seed, seeds, shots, numerics, "
-            "compile, exclude, limits.",
+            "backbones, datasets, strategies, image_size, split_seed, seeds, shots, refit, "
+            "protocol, numerics, compile, exclude, limits.",
         ),
         (
             "strategies: [{name: dial, levle: 3}]",
