@@ -118,8 +118,8 @@ def _seed(records: Sequence[Record]) -> SeedResult:
         for fold, each in zip(folds, parts, strict=True)
         if each.status is not Status.OK
     ]
-    if missing := missing_folds(records):
-        failures.append(f"{len(missing)} folds are missing")
+    missing = missing_folds(records)
+    failures += [f"fold {fold} is missing" for fold in missing]
     keys = [each.key for each in parts if each.key is not None]
     given = [each.predictions for each in parts if each.predictions is not None]
     whole = len(given) == len(parts) and not failures

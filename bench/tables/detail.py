@@ -128,11 +128,16 @@ def _curve(curve: Sequence[EpochPoint]) -> Lines:
     return [
         (
             f"epoch {point.epoch}",
-            f"loss {point.train_loss:.4f}, val {scale.percent(point.val_accuracy, 2)}%, "
+            f"loss {point.train_loss:.4f}, {_on_val(point)}"
             f"{scale.duration(point.seconds)}{_waited(point)}",
         )
         for point in curve
     ]
+
+
+def _on_val(point: EpochPoint) -> str:
+    accuracy = point.val_accuracy
+    return "" if accuracy is None else f"val {scale.percent(accuracy, 2)}%, "
 
 
 def _waited(point: EpochPoint) -> str:
