@@ -147,6 +147,20 @@ def test_a_fold_is_fitted_again_on_all_other_folds(folder: Path) -> None:
     assert record.refit.num_examples == 1797 - record.data.splits["test"].num_examples == 1198
 
 
+def test_a_file_of_exported_splits_gives_the_key_of_the_drawing(folder: Path) -> None:
+    cache = ArtifactCache(folder, run_scope="tests")
+    drawn = DatasetSpec(name="digits", folds=3)
+    path = folder / "folds.json"
+    write_split_file(path, export_splits(drawn, split_seed=0, seeds=(0,), cache=cache))
+    specs = [{"folds": 3}, {"folds": 3, "splits": str(path)}]
+    for strategy in (KnnSpec(), KnnSpec(k=1, temperature=0.07)):
+        cells = [make_cell(strategy, **spec).model_copy(update={"fold": 2}) for spec in specs]
+        first, second = (run(cell, folder) for cell in cells)
+        assert first.status is second.status is Status.OK
+        assert first.key == second.key and first.data == second.data
+        np.testing.assert_array_equal(logits_of(first), logits_of(second))
+
+
 def test_the_page_of_a_record_says_that_it_was_fitted_again(folder: Path) -> None:
     record = run(make_cell(LinearProbeSpec(), train_examples=100, refit="train+val"), folder)
     text = record_text(record)
