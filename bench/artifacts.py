@@ -1,9 +1,10 @@
 """Content-keyed intermediates on disk, shared by cells and processes; knows not what they hold.
 
-An artifact is named by the digest of its key. Two shapes exist: a small JSON value, and an array
-whose rows are made on demand, so that a cell that needs 1,000 rows of 60,000 pays for 1,000 and
-the next cell, seed or shot count for none of them. Writers hold a file lock; a row is marked as
-present only after its bytes are on disk, so a killed process leaves nothing wrong behind.
+An artifact is named by the digest of its key. Three shapes exist: a small JSON value; files that
+are made together, once; and an array whose rows are made on demand, so that a cell that needs 1,000
+rows of 60,000 pays for 1,000 and the next cell, seed or shot count for none of them. Writers hold a
+file lock; a row is marked as present only after its bytes are on disk, so a killed process leaves
+nothing wrong behind.
 """
 
 from __future__ import annotations
@@ -316,6 +317,22 @@ class ArtifactCache:
             stored = _read_json(path)
         self.ledger.note(kind, path.parent.name, built=built, seconds=stored["seconds"])
         return stored["value"]
+
+    def files(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return the folder of that key with its files in it, all of them made at once.
+
+        Args:
+            kind: E.g. ``tokens``.
+            key: JSON mapping of everything the files depend on.
+            make: Fills the folder it is given; one killed in the middle of it starts again.
+        """
+        folder = self._value_path(kind, key, run_bound=False).parent
+
+        def fill() -> None:
+            make(folder)
+
+        self.json(kind, key, fill)
+        return folder
 
     def _value_path(self, kind: str, key: Mapping[str, Any], run_bound: bool) -> Path:
         digest = digest_value({"kind": kind, "key": dict(key)})

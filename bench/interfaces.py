@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bench.record import (
     BackboneInfo,
     Effective,
     EpochPoint,
+    InputPreprocessing,
     NumericsPlan,
-    Preprocessing,
     Progress,
     Selection,
 )
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Emit: TypeAlias = Callable[[Progress], None]
 Modality: TypeAlias = Literal["image", "text", "audio"]
+TOKEN_PADDING = -1
+"""Stands in a batch of token ids behind the end of a text; no token has it."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +100,56 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class EncodedRow:
+    """One text or clip as a backbone takes it, before it is padded to the length of a batch.
+
+    Attributes:
+        values: Token ids, int32, or samples, float32, shape (L,), L of at least 1.
+        is_truncated: Whether the example was longer than the backbone takes.
+    """
+
+    values: np.ndarray
+    is_truncated: bool = False
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """How a backbone wants texts or clips, in rows of their own length.
+
+    Attributes:
+        encode: Raw examples, in order -> their rows.
+        digest: Of all that decides what `encode` gives for an example.
+    """
+
+    encode: Callable[[Sequence[RawInput]], Sequence[EncodedRow]]
+    digest: str
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A loaded feature extractor.
 
     Attributes:
-        module: Normalised inputs, shape (B, 3, H, W), float -> features, shape (B, D), float.
+        module: Inputs -> features, shape (B, D), float. Inputs are, by modality, normalised images,
+            shape (B, 3, H, W), float; token ids, shape (B, L), int64, `TOKEN_PADDING` behind the
+            end of a text; samples, shape (B, L), float32, NaN behind the end of a clip.
         stages: In order from input to output; together they own every parameter exactly once.
         trainable: False for extractors with nothing to adapt (``plain/…``).
+        modality: What it takes.
+        encoder: How a text or a clip becomes a row of inputs; None for images.
+        fit: Texts of train -> the backbone fitted to them, for extractors that have to see data
+            (``plain/tfidf``); None for all others. Called once, before anything is encoded; the
+            fitted state is part of the result's `info.weights_digest`.
     """
 
     module: torch.nn.Module
     info: BackboneInfo
-    preprocessing: Preprocessing
+    preprocessing: InputPreprocessing
     stages: tuple[Stage, ...]
     trainable: bool = True
+    modality: Modality = "image"
+    encoder: RowEncoder | None = None
+    fit: Callable[[Sequence[str]], Backbone] | None = None
 
 
 class BackboneSource(Protocol):
@@ -185,7 +223,11 @@ class RawDataset:
 
 
 class DatasetSource(Protocol):
-    """One place datasets come from; importable without torch."""
+    """One place datasets come from; importable without torch.
+
+    A source whose specs may set selectors (``text``, ``label``, …) lists their keys in an attribute
+    ``selectors``; others are refused.
+    """
 
     prefix: ClassVar[str]
 
@@ -211,7 +253,7 @@ class DatasetSource(Protocol):
 
 
 class Pool(Protocol):
-    """Decoded inputs of a dataset at one size, shared by every split, seed and shot count.
+    """Decoded inputs of a dataset in one form, shared by every split, seed and shot count.
 
     Attributes:
         digest: Identifies the decoded content of every row.
@@ -224,8 +266,21 @@ class Pool(Protocol):
         ...
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return decoded rows, uint8, shape (B, H, W, 3), decoding what is not yet."""
+        """Return decoded rows: images, uint8, shape (B, H, W, 3), or what a sequence pool has."""
         ...
+
+
+@runtime_checkable
+class SequencePool(Pool, Protocol):
+    """Texts or clips, each of its own length; `gather` gives (B, L), padded at the end.
+
+    Attributes:
+        lengths: Of every row, int64, shape (N,), known without gathering.
+        typical_length: The median of `lengths`.
+    """
+
+    lengths: np.ndarray
+    typical_length: int
 
 
 @dataclass(frozen=True)

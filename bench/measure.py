@@ -19,9 +19,9 @@ from bench.interfaces import Adapted, Backbone, Runtime
 from bench.meters import HostMemory, device_lock
 from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.profile import ProfileSettings, profile_inference, profile_training
-from bench.record import InferProfile, NumericsPlan, Preprocessing, TrainProfile
+from bench.record import InferProfile, InputPreprocessing, NumericsPlan, TrainProfile
 from bench.spec import StrategySpec
-from bench.strategies.inputs import load_batch, normalise
+from bench.strategies.inputs import normalise, typical_batch
 
 _INFER_BATCH = {"cpu": 64, "cuda": 256}
 # Fields of a strategy that say when or how fast it learns, not what a step does.
@@ -107,7 +107,7 @@ class CellProfiler:
         whole = {
             **key,
             "weights": self._backbone.info.weights_digest,
-            "image_size": self._backbone.preprocessing.image_size,
+            **self._shape(),
             "num_classes": len(self._data.info.class_names),
             "numerics": in_force,
             "threads": self._runtime.num_threads,
@@ -133,11 +133,18 @@ class CellProfiler:
             except _DisturbedError as disturbed:
                 return disturbed.profile.model_dump(mode="json")
 
+    def _shape(self) -> dict[str, int | None]:
+        """Return what of the data decides the shape of a batch."""
+        info = self._data.info
+        if info.typical_length is None:
+            return {"image_size": info.image_size}
+        return {"length": info.typical_length}
+
     def _batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return normalised train examples and labels on the device, repeated to fill a batch."""
+        """Return train inputs of typical length, and labels, repeated to fill a batch."""
         train, device = self._data.train, self._settings.device
         positions = np.resize(np.arange(len(train)), size)
-        inputs = normalise(load_batch(train, positions, device), self._backbone.preprocessing)
+        inputs = typical_batch(train, positions, device, self._backbone.preprocessing)
         return inputs, torch.from_numpy(train.labels[positions]).to(device)
 
     def _end_to_end(self, classifier: torch.nn.Module, plan: NumericsPlan) -> Any:
@@ -162,11 +169,11 @@ class _DisturbedError(Exception):
 
 
 def to_inputs(
-    image: np.ndarray, preprocessing: Preprocessing, device: torch.device
+    raw: np.ndarray, preprocessing: InputPreprocessing, device: torch.device
 ) -> torch.Tensor:
-    """Return one decoded image, uint8, shape (S, S, 3), as a batch of one backbone input."""
+    """Return one example, as `PreparedData.example` gives it, as a batch of one backbone input."""
     # Copied: a decoder may hand out memory that torch must not write to.
-    return normalise(torch.tensor(image)[None].to(device), preprocessing)
+    return normalise(torch.tensor(raw)[None].to(device), preprocessing)
 
 
 def profile_settings(runtime: Runtime, host: HostMemory, budget_seconds: float) -> ProfileSettings:

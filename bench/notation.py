@@ -1,4 +1,4 @@
-"""How a suite file writes durations and ranges of seeds; knows no suite."""
+"""How a suite writes durations and ranges of seeds; knows no field of it."""
 
 import re
 from typing import Any

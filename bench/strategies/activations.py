@@ -89,6 +89,11 @@ class ActivationFeed:
         return self._labels
 
     @property
+    def lengths(self) -> None:
+        """Activations of all examples have one shape."""
+        return None
+
+    @property
     def is_resident(self) -> bool:
         """Whether the activations are held on the device."""
         return self._held is not None

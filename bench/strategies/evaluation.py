@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.numerics import autocast, make_pass, prepare_inputs
 from bench.record import NumericsPlan
+from bench.strategies.buckets import evaluation_order, put_back
 from bench.strategies.feed import Feed
 from bench.strategies.head import Classifier
 from bench.strategies.microbatch import EvalBatch
@@ -39,13 +40,15 @@ def predict_logits(
     size = eval_batch_size(device, plan)
     at_once = at_once or EvalBatch(size, device)
     forward = make_pass(classifier, plan, size)
+    order = evaluation_order(len(feed), feed.lengths)
 
     def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
-        for batch in feed.batches(torch.arange(first, len(feed)), sizes):
+        for batch in feed.batches(order[first:], sizes):
             yield forward(prepare_inputs(batch.inputs, plan)).float()
 
     with torch.no_grad(), autocast(plan, device):
-        return torch.cat(at_once.collect(len(feed), run))
+        logits = torch.cat(at_once.collect(len(feed), run))
+    return put_back(logits, order, feed.lengths)
 
 
 def eval_batch_size(device: torch.device, plan: NumericsPlan | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Frozen features of a split, each image's computed once per run; knows no label and no head."""
+"""Frozen features of a split, each example's computed once per run; knows no label and no head."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bench.interfaces import Backbone, Runtime, Split
 from bench.meters import Ticker
 from bench.numerics import apply_plan, autocast, make_pass, plan_forward, prepare_inputs
 from bench.record import NumericsPlan
+from bench.strategies.buckets import evaluation_order, lengths_of, put_back
 from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.freeze import digest_tensors
-from bench.strategies.inputs import load_batch, normalise
+from bench.strategies.inputs import load_batch, normalise, typical_batch
 from bench.strategies.microbatch import EvalBatch, with_fewer
 
 _NAMED = 3
@@ -40,8 +41,7 @@ def plan_features(backbone: Backbone, split: Split, runtime: Runtime) -> Numeric
     with runtime.phase("numerics"):
         count = eval_batch_size(runtime.device)
         positions = np.resize(np.arange(len(split)), count)
-        images = load_batch(split, positions, runtime.device)
-        inputs = normalise(images, backbone.preprocessing)
+        inputs = typical_batch(split, positions, runtime.device, backbone.preprocessing)
         key = {"weights": backbone.info.weights_digest}
         return with_fewer(
             lambda size: plan_forward(module, inputs[:size], runtime, key=key),
@@ -55,12 +55,12 @@ def extract_features(
 ) -> Tensor:
     """Return features of a split, float32, on the CPU, shape (N, D), in the split's order.
 
-    They are an artifact of the run: only images that no earlier cell, seed or shot count has met
+    They are an artifact of the run: only examples that no earlier cell, seed or shot count has met
     are computed. The backbone is in eval mode, without gradient, and left so.
 
     Args:
         backbone: The extractor; its buffers are the same bits before and after.
-        split: Which images.
+        split: Which examples.
         runtime: Gives device and cache.
         plan: Numerics in force; None asks `plan_features`.
 
@@ -126,13 +126,15 @@ def _maker(
         module = apply_plan(backbone.module.to(runtime.device), plan).eval()
         before = digest_tensors(dict(module.named_buffers()))
         part = replace(split, rows=rows)
+        lengths = lengths_of(part)
+        order = evaluation_order(len(rows), lengths)
 
         forward = make_pass(module, plan, at_once.size)
 
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
-                images = load_batch(part, slice(first, first + size), runtime.device)
-                yield encode_images(forward, images, backbone, plan)
+                raw = load_batch(part, order[first : first + size].numpy(), runtime.device)
+                yield encode_inputs(forward, raw, backbone, plan)
                 ticker.add(size)
                 first += size
 
@@ -142,32 +144,32 @@ def _maker(
         if changed:
             raise StrategyError(
                 f"{backbone.info.name} changes its buffers in eval mode ({changed[0]} and "
-                f"{len(changed) - 1} more), so its features depend on the order of images"
+                f"{len(changed) - 1} more), so its features depend on the order of examples"
             )
-        return torch.cat(batches).numpy()
+        return put_back(torch.cat(batches), order, lengths).numpy()
 
     return make
 
 
 @torch.inference_mode()
-def encode_images(
-    forward: Callable[[Tensor], Tensor], images: Tensor, backbone: Backbone, plan: NumericsPlan
+def encode_inputs(
+    forward: Callable[[Tensor], Tensor], raw: Tensor, backbone: Backbone, plan: NumericsPlan
 ) -> Tensor:
-    """Return features of images, float32, on the CPU, shape (B, D).
+    """Return features of examples, float32, on the CPU, shape (B, D).
 
     Args:
         forward: The pass, with the plan applied to it and in eval mode.
-        images: Bytes, or floats in [0, 1] after augmentation, shape (B, H, W, 3), on the device.
+        raw: As `load_batch` gives them, or images in [0, 1] after augmentation, on the device.
         backbone: Whose pass it is.
         plan: Numerics in force.
 
     Raises:
         StrategyError: The width is not as declared.
     """
-    inputs = prepare_inputs(normalise(images, backbone.preprocessing), plan)
-    with autocast(plan, images.device):
+    inputs = prepare_inputs(normalise(raw, backbone.preprocessing), plan)
+    with autocast(plan, raw.device):
         features = forward(inputs)
-    expected = (len(images), backbone.info.feature_dim)
+    expected = (len(raw), backbone.info.feature_dim)
     if tuple(features.shape) != expected:
         raise StrategyError(
             f"{backbone.info.name} gives features of shape {tuple(features.shape)}, expected "

@@ -10,10 +10,12 @@ from time import perf_counter
 from typing import Protocol, TypeAlias, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from bench.interfaces import Split
-from bench.record import Preprocessing
+from bench.interfaces import TOKEN_PADDING, Split
+from bench.record import InputPreprocessing
+from bench.strategies.buckets import lengths_of
 from bench.strategies.inputs import load_batch, normalise
 
 T = TypeVar("T")
@@ -44,12 +46,17 @@ class Feed(Protocol):
     """Examples of one split in any order, as some part of a model takes them.
 
     The training loop sees nothing else of the data: a feed of activations at a cut, with the rest
-    of the model behind it, trains as a feed of images does.
+    of the model behind it, trains as a feed of inputs does.
     """
 
     @property
     def labels(self) -> Tensor:
         """Class indices of all examples, int64, shape (N,), on the device."""
+        ...
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Length of each example, int64, shape (N,), on the CPU; None where all are alike."""
         ...
 
     def __len__(self) -> int:
@@ -69,27 +76,34 @@ class Feed(Protocol):
         ...
 
 
-class ImageFeed:
-    """Normalised images of a split, shape (B, 3, H, W), float32, channels-last in memory.
+class InputFeed:
+    """Inputs of a split as its backbone takes them, see `normalise`.
 
-    Decoded bytes are held on the device when they fit the budget: 1 GiB of host memory, or 40% of
-    the free memory of a GPU. Else a thread reads the next batches while the device works.
+    Texts and clips are padded to the longest of their batch. Decoded examples are held on the
+    device when they fit the budget: 1 GiB of host memory, or 40% of the free memory of a GPU. Else
+    a thread reads the next batches while the device works.
 
     Args:
         split: Whose examples.
-        preprocessing: Mean and standard deviation.
+        preprocessing: Of the backbone.
         device: Where batches go.
         resident: False streams even what would fit, which is right for a single pass.
     """
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, device: torch.device, *, resident: bool
+        self,
+        split: Split,
+        preprocessing: InputPreprocessing,
+        device: torch.device,
+        *,
+        resident: bool,
     ) -> None:
         self._split = split
         self._preprocessing = preprocessing
         self._device = device
         self._labels = torch.from_numpy(split.labels).to(device)
-        self._images = load_resident(split, device) if resident else None
+        self._lengths = lengths_of(split)
+        self._held = load_resident(split, device) if resident else None
 
     def __len__(self) -> int:
         return len(self._split)
@@ -100,9 +114,14 @@ class ImageFeed:
         return self._labels
 
     @property
+    def lengths(self) -> Tensor | None:
+        """Length of each text or clip, on the CPU; None for images."""
+        return self._lengths
+
+    @property
     def is_resident(self) -> bool:
-        """Whether the images are held on the device."""
-        return self._images is not None
+        """Whether the examples are held on the device."""
+        return self._held is not None
 
     def batches(
         self, order: Tensor, sizes: Sequence[int], augment: Augment | None = None
@@ -110,15 +129,25 @@ class ImageFeed:
         """Yield consecutive batches of an order; see `Feed`."""
         on_device = order.to(self._device)
         labels = torch.split(self._labels[on_device], list(sizes))
-        if self._images is not None:
-            images: Iterator[Tensor] = (
-                self._images[part] for part in torch.split(on_device, list(sizes))
-            )
+        if self._held is not None:
+            examples = self._take(self._held, order, on_device, sizes)
         else:
-            images = self._stream(torch.split(order, list(sizes)))
-        for (raw, waited), batch_labels in zip(timed(images), labels, strict=True):
+            examples = self._stream(torch.split(order, list(sizes)))
+        for (raw, waited), batch_labels in zip(timed(examples), labels, strict=True):
             shown = raw if augment is None else augment(raw.float().mul_(1 / 255))
             yield Batch(normalise(shown, self._preprocessing), batch_labels, waited)
+
+    def _take(
+        self, held: Tensor, order: Tensor, on_device: Tensor, sizes: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """Yield batches of what is held, cut behind the longest example of each."""
+        parts = torch.split(on_device, list(sizes))
+        if self._lengths is None:
+            yield from (held[part] for part in parts)
+            return
+        lengths_of_parts = torch.split(self._lengths[order], list(sizes))
+        for part, lengths in zip(parts, lengths_of_parts, strict=True):
+            yield held[:, : int(lengths.max())][part]
 
     def _stream(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         return read_ahead(parts, lambda part: load_batch(self._split, part.numpy(), self._device))
@@ -152,18 +181,29 @@ def fits_resident(num_bytes: int, device: torch.device) -> bool:
 
 
 def load_resident(split: Split, device: torch.device) -> Tensor | None:
-    """Return all decoded images of a split on the device, uint8, (N, H, W, 3), if they fit.
+    """Return all decoded examples of a split on the device, as `load_batch` does, if they fit.
 
     They are read by chunks, so that the host never holds a second copy of a large split.
     """
-    first = load_batch(split, slice(0, 1), device)
-    num_bytes = first.numel() * len(split)
+    first, lengths = load_batch(split, slice(0, 1), device), lengths_of(split)
+    shape = first.shape[1:] if lengths is None else (int(lengths.max()),)
+    num_bytes = torch.Size(shape).numel() * first.itemsize * len(split)
     if not fits_resident(num_bytes, device):
         return None
-    images = torch.empty((len(split), *first.shape[1:]), dtype=torch.uint8, device=device)
+    held = torch.empty((len(split), *shape), dtype=first.dtype, device=device)
     for start in range(0, len(split), _CHUNK):
-        images[start : start + _CHUNK] = load_batch(split, slice(start, start + _CHUNK), device)
-    return images
+        chunk = load_batch(split, slice(start, start + _CHUNK), device)
+        if lengths is None:
+            held[start : start + _CHUNK] = chunk
+        else:
+            held[start : start + _CHUNK] = pad_rows(chunk, shape[0])
+    return held
+
+
+def pad_rows(rows: Tensor, width: int) -> Tensor:
+    """Return rows of tokens or samples padded at the end, shape (B, width)."""
+    padding = float("nan") if rows.is_floating_point() else TOKEN_PADDING
+    return F.pad(rows, (0, width - rows.shape[1]), value=padding)
 
 
 def batch_sizes(num_examples: int, batch_size: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Stage
+from bench.spec import StrategySpec
 from bench.strategies.head import Classifier
 from bench.strategies.rule import PLAIN, StepRule
 
@@ -128,6 +129,20 @@ def require_trainable(backbone: Backbone, strategy: str) -> None:
         raise StrategyError(
             f"{strategy}: {backbone.info.name} has nothing learned and nothing to train. "
             "Use linear_probe with it, or leave the pair out with exclude."
+        )
+
+
+def refuse_image_fields(backbone: Backbone, spec: StrategySpec) -> None:
+    """Refuse fields that mean nothing for what the backbone takes.
+
+    Raises:
+        StrategyError: It takes texts or clips, and augmentation, mixing or views are on.
+    """
+    fields = spec.only_for_images()
+    if fields and backbone.modality != "image":
+        raise StrategyError(
+            f"{spec.name}: {' and '.join(fields)} is for images alone, and {backbone.info.name} "
+            f"takes '{backbone.modality}'. Drop it, or leave the pair out with exclude."
         )
 
 

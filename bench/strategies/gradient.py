@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,14 +21,17 @@ from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, NumericsPlan
 from bench.spec import TrainingSpec
 from bench.strategies.evaluation import eval_batch_size, predict_logits
-from bench.strategies.feed import Feed, ImageFeed
+from bench.strategies.feed import Feed, InputFeed
 from bench.strategies.freeze import (
     Trained,
     all_tensors,
     check_frozen,
     digest_tensors,
+    refuse_image_fields,
 )
 from bench.strategies.head import Classifier, make_head
+from bench.strategies.imbalance import balanced_weights
+from bench.strategies.inputs import typical_batch
 from bench.strategies.loop import Training, TrainStep
 from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
 from bench.strategies.prefix import PlainPath
@@ -73,9 +77,10 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = No
 
     Raises:
         DivergedError: No setting kept a finite loss.
-        StrategyError: A grid without val, or a frozen tensor that changed.
+        StrategyError: A grid without val, a frozen tensor that changed, or augmentation of texts.
     """
-    recipe = recipe or Recipe()
+    refuse_image_fields(task.backbone, spec)
+    recipe = _weigh_classes(recipe or Recipe(), task, spec)
     settings = spec.grid_points()
     if task.val is None and len(settings) > 1:
         raise StrategyError(
@@ -99,13 +104,25 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = No
     return _assemble(task, recipe, forward, chosen)
 
 
+def _weigh_classes(recipe: Recipe, task: Task, spec: TrainingSpec) -> Recipe:
+    """Return the recipe with the loss weighted by class, where the spec asks for it."""
+    if spec.class_weights == "none":
+        return recipe
+    weights = tuple(balanced_weights(task.train.labels, task.num_classes).tolist())
+
+    def rule_of(setting: TrainingSpec) -> StepRule:
+        return replace(recipe.rule_of(setting), class_weights=weights)
+
+    return replace(recipe, rule_of=rule_of)
+
+
 def _build(task: Task, spec: TrainingSpec) -> Classifier:
     weights = None
     if spec.head_init == "probe":
         # Imported late: the probe's solver is not needed otherwise.
         from bench.strategies.linear_probe import probe_head
 
-        weights = probe_head(task)
+        weights = probe_head(task, spec.class_weights)
     head = make_head(task.backbone.info.feature_dim, task.num_classes, weights)
     return Classifier(task.backbone.module, head).to(task.runtime.device)
 
@@ -142,15 +159,15 @@ def _plan_train(task: Task, spec: TrainingSpec, trained: Trained) -> NumericsPla
 
 
 def first_batch(task: Task, count: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and labels of the first examples of train, on the device."""
-    feed = _stream(task, task.train)
-    count = min(count, len(feed))
-    batch = next(feed.batches(torch.arange(count), (count,)))
-    return batch.inputs, batch.labels
+    """Return inputs of typical length, and labels, of the first of train, on the device."""
+    train, device = task.train, task.runtime.device
+    positions = np.arange(min(count, len(train)))
+    inputs = typical_batch(train, positions, device, task.backbone.preprocessing)
+    return inputs, torch.from_numpy(train.labels[positions]).to(device)
 
 
-def _stream(task: Task, split: Split) -> ImageFeed:
-    return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
+def _stream(task: Task, split: Split) -> InputFeed:
+    return InputFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
 
 
 def _prepare_trainings(
@@ -191,11 +208,11 @@ class _Images:
         self._task = task
 
     @cached_property
-    def feeds(self) -> tuple[ImageFeed, ImageFeed | None]:
+    def feeds(self) -> tuple[InputFeed, InputFeed | None]:
         task = self._task
 
-        def hold(split: Split) -> ImageFeed:
-            return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=True)
+        def hold(split: Split) -> InputFeed:
+            return InputFeed(split, task.backbone.preprocessing, task.runtime.device, resident=True)
 
         with task.runtime.phase("decode"):
             return hold(task.train), None if task.val is None else hold(task.val)
@@ -216,6 +233,8 @@ def _prepare(
     try:
         if trained.stages is None:
             train, val = images.feeds
+        elif task.backbone.modality != "image":
+            raise PlainPath("texts and clips differ in length, and only the model has their masks")
         elif without_prefix is not None:
             raise PlainPath(without_prefix)
         elif spec.augmentation != "none":

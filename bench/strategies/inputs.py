@@ -1,4 +1,4 @@
-"""Decoded bytes -> what a backbone takes, on the device; knows no model and no split drawing."""
+"""Decoded examples -> what a backbone takes, on the device; knows no model, draws no split."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench.interfaces import Split
-from bench.record import Preprocessing
+from bench.interfaces import SequencePool, Split
+from bench.record import InputPreprocessing, Preprocessing
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def load_batch(split: Split, positions: np.ndarray | slice, device: torch.device) -> torch.Tensor:
-    """Return decoded images of a split, uint8, shape (B, H, W, 3), on the device.
+    """Return decoded examples of a split on the device.
+
+    Images are uint8, shape (B, H, W, 3); rows of tokens or samples are padded at the end to the
+    longest of them, shape (B, L).
 
     Args:
         split: Where they come from.
@@ -28,13 +31,43 @@ def load_batch(split: Split, positions: np.ndarray | slice, device: torch.device
     return images.to(device, non_blocking=True)
 
 
-def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return backbone inputs, float32, shape (B, 3, H, W), in channels-last memory order.
+def typical_batch(
+    split: Split, positions: np.ndarray, device: torch.device, preprocessing: InputPreprocessing
+) -> torch.Tensor:
+    """Return backbone inputs of a shape that stands for the dataset, to be timed and compared.
+
+    Images are as they are. Texts and clips all have the median length of the dataset: longer ones
+    are cut and shorter ones repeated from their start, so that there is no padding and the shape
+    depends on no draw.
 
     Args:
-        images: Bytes in [0, 255] as uint8, or floats in [0, 1] after augmentation, (B, H, W, 3).
-        preprocessing: Gives mean and standard deviation per channel.
+        split: Where they come from.
+        positions: Within the split, shape (B,).
+        device: Where they go.
+        preprocessing: Of the backbone.
     """
+    raw = load_batch(split, positions, device)
+    if isinstance(split.pool, SequencePool):
+        lengths = torch.from_numpy(split.pool.lengths[split.rows[positions]]).to(device)
+        places = torch.arange(split.pool.typical_length, device=device) % lengths[:, None]
+        raw = raw.gather(1, places)
+    return normalise(raw, preprocessing)
+
+
+def normalise(raw: torch.Tensor, preprocessing: InputPreprocessing) -> torch.Tensor:
+    """Return backbone inputs.
+
+    Args:
+        raw: As `load_batch` gives them; images may be floats in [0, 1] too, after augmentation.
+        preprocessing: Of images, gives mean and standard deviation per channel.
+
+    Returns:
+        Images: float32, shape (B, 3, H, W), in channels-last memory order. Tokens: int64, shape
+        (B, L). Samples: as they are.
+    """
+    if not isinstance(preprocessing, Preprocessing):
+        return raw if raw.is_floating_point() else raw.long()
+    images = raw
     mean, std = _mean_and_std(preprocessing.mean, preprocessing.std, images.device)
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
     scaled = images.float().mul_(1 / (scale * std)) if scale != 1.0 else images / std

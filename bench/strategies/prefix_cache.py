@@ -16,7 +16,7 @@ from bench.record import NumericsPlan
 from bench.strategies.activations import STORED, ActivationFeed, Layout
 from bench.strategies.evaluation import eval_batch_size
 from bench.strategies.features import pass_key
-from bench.strategies.feed import ImageFeed
+from bench.strategies.feed import InputFeed
 from bench.strategies.freeze import Trained, copy_tensors, digest_tensors, restore_tensors
 from bench.strategies.microbatch import EvalBatch
 from bench.strategies.prefix import (
@@ -116,8 +116,8 @@ def _check_budget(splits: Sequence[Split], layouts: Sequence[Layout]) -> None:
         )
 
 
-def _images(task: Task, split: Split) -> ImageFeed:
-    return ImageFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
+def _images(task: Task, split: Split) -> InputFeed:
+    return InputFeed(split, task.backbone.preprocessing, task.runtime.device, resident=False)
 
 
 def _fill(

@@ -17,7 +17,7 @@ from bench.numerics import apply_plan, make_pass
 from bench.record import NumericsPlan
 from bench.strategies.augment import make_augmentation
 from bench.strategies.evaluation import eval_batch_size
-from bench.strategies.features import check_finite, encode_images, pass_key
+from bench.strategies.features import check_finite, encode_inputs, pass_key
 from bench.strategies.inputs import load_batch
 from bench.strategies.microbatch import EvalBatch
 
@@ -133,7 +133,7 @@ class _Maker:
         def run(first: int, sizes: Sequence[int]) -> Iterator[Tensor]:
             for size in sizes:
                 part = images[first : first + size]
-                yield encode_images(forward, part, self.backbone, self.plan)
+                yield encode_inputs(forward, part, self.backbone, self.plan)
                 first += size
 
         return torch.cat(at_once.collect(len(images), run))

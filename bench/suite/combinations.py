@@ -1,11 +1,12 @@
 """Specs that are right alone but not together; knows names and specs, not what they stand for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from bench import registry
+from bench.interfaces import Modality
 from bench.protocol import Defaults, expand_dataset, find_conflict
 from bench.spec import BackboneSpec, DatasetSpec, Exclude, StrategySpec
 from bench.suite.document import Document, Keys
@@ -15,6 +16,8 @@ MIN_SHOTS_FOR_VAL = 5
 """Below this many examples per class, a val split is too small to choose a setting on."""
 
 _NOTHING_TO_TRAIN = "plain"
+
+E = TypeVar("E", Entry[BackboneSpec], Entry[DatasetSpec])
 
 Kept: TypeAlias = tuple[Entry[BackboneSpec], DatasetSpec, Entry[StrategySpec]]
 """A combination that no exclude matches."""
@@ -45,11 +48,15 @@ class Combinations:
                 yield entry, spec.model_copy(update={"image_size": size})
 
     def kept(self) -> Iterator[Kept]:
-        """Yield every combination that no exclude matches."""
+        """Yield every combination that no exclude matches and whose parts go together."""
         rules = [rule for _, rule in self.exclude]
         variants = [spec for _, spec in self.variants()]
+        held = {spec.name: registry.dataset_modality(spec) for spec in variants}
         for backbone in self.backbones:
+            taken = registry.backbone_modality(backbone.spec)
             for dataset in variants:
+                if not registry.are_alike(taken, held[dataset.name]):
+                    continue
                 for strategy in self.strategies:
                     axes = (backbone.spec, dataset, strategy.spec)
                     if not any(rule.matches(*axes) for rule in rules):
@@ -68,9 +75,11 @@ def check_combinations(axes: Combinations, document: Document, *, complete: bool
     _check_train_examples(axes, document)
     _check_protocols(axes, document)
     _check_repeats(axes, document)
+    _check_partners(axes, document)
     kept = list(axes.kept())
     _check_nothing_to_train(kept, document)
     _check_few_shots(kept, document)
+    _check_only_for_images(kept, document)
     if complete:
         _check_excludes(axes, document)
         if not kept:
@@ -112,6 +121,54 @@ def _check_repeats(axes: Combinations, document: Document) -> None:
                 "which would repeat its cells",
             )
         first.setdefault(spec, entry.keys)
+
+
+def _check_partners(axes: Combinations, document: Document) -> None:
+    """Note every backbone that takes nothing of what the datasets hold, and the other way round."""
+    taken = [(each, registry.backbone_modality(each.spec)) for each in axes.backbones]
+    held = [(each, registry.dataset_modality(each.spec)) for each in axes.datasets]
+    for entry, modality in _without_partner(taken, held):
+        document.add(
+            entry.keys,
+            f"backbone '{entry.spec.name}' takes examples of modality '{modality}', and every "
+            f"dataset of the suite holds others ({_named(held)}); add one it takes, or remove it",
+        )
+    for other, modality in _without_partner(held, taken):
+        document.add(
+            other.keys,
+            f"dataset '{other.spec.name}' holds examples of modality '{modality}', and every "
+            f"backbone of the suite takes others ({_named(taken)}); add one, or remove it",
+        )
+
+
+def _without_partner(
+    own: Sequence[tuple[E, Modality | None]], others: Sequence[tuple[Any, Modality | None]]
+) -> list[tuple[E, Modality | None]]:
+    """Return the entries of one axis that go with none of the other; none where that is empty."""
+    modalities = {modality for _, modality in others}
+    return [
+        pair
+        for pair in own
+        if modalities and not any(registry.are_alike(pair[1], other) for other in modalities)
+    ]
+
+
+def _named(axis: Sequence[tuple[Any, Modality | None]]) -> str:
+    return ", ".join(sorted({str(modality) for _, modality in axis}))
+
+
+def _check_only_for_images(kept: list[Kept], document: Document) -> None:
+    wrong: dict[Keys, tuple[StrategySpec, dict[str, None]]] = {}
+    for _, dataset, entry in kept:
+        if entry.spec.only_for_images() and registry.dataset_modality(dataset) != "image":
+            wrong.setdefault(entry.keys, (entry.spec, {}))[1][dataset.name] = None
+    for keys, (spec, names) in wrong.items():
+        document.add(
+            keys,
+            f"strategy '{spec.name}' has {' and '.join(spec.only_for_images())}, which is for "
+            f"images alone, and {', '.join(names)} holds none; drop it, or leave the dataset out "
+            "with exclude",
+        )
 
 
 def _check_nothing_to_train(kept: list[Kept], document: Document) -> None:

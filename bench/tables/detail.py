@@ -6,11 +6,14 @@ from bench.compare import Difference
 from bench.record import (
     EpochPoint,
     InferProfile,
+    InputPreprocessing,
     Memory,
     NumericsPlan,
     Record,
     Scores,
     Selection,
+    SplitInfo,
+    TextPreprocessing,
     TrainProfile,
 )
 from bench.summary import SpeedSummary
@@ -277,20 +280,23 @@ def _backbone(record: Record) -> Lines:
         ("licence", info.licence or "unknown"),
     ]
     if record.preprocessing is not None:
-        how = record.preprocessing
-        size = f"{how.image_size} px, {how.interpolation}, crop {how.crop_fraction:g}"
-        lines.append(("preprocessing", f"{size}, mean {how.mean}, std {how.std}"))
+        lines.append(("preprocessing", _describe_preprocessing(record.preprocessing)))
     return lines
+
+
+def _describe_preprocessing(how: InputPreprocessing) -> str:
+    if isinstance(how, TextPreprocessing):
+        pooling = "" if how.pooling is None else f", pooling {how.pooling}"
+        return f"at most {how.max_tokens} tokens{pooling}, tokenizer {how.tokenizer[:12]}"
+    size = f"{how.image_size} px, {how.interpolation}, crop {how.crop_fraction:g}"
+    return f"{size}, mean {how.mean}, std {how.std}"
 
 
 def _data(record: Record) -> Lines:
     data = record.data
     if data is None:
         return []
-    splits = [
-        (f"{name} split", f"{split.num_examples} examples, ids {split.ids_digest[:12]}")
-        for name, split in data.splits.items()
-    ]
+    splits = [(f"{name} split", _describe_split(split)) for name, split in data.splits.items()]
     return [
         ("fingerprint", data.fingerprint),
         ("classes", str(len(data.class_names))),
@@ -299,6 +305,11 @@ def _data(record: Record) -> Lines:
         ("duplicates", str(data.num_duplicates)),
         ("unreadable", _joined([str(data.num_corrupt), *data.corrupt])),
     ]
+
+
+def _describe_split(split: SplitInfo) -> str:
+    cut = "" if split.num_truncated is None else f", {split.num_truncated} truncated"
+    return f"{split.num_examples} examples{cut}, ids {split.ids_digest[:12]}"
 
 
 def _joined(items: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from bench.interfaces import Adapted, Stage
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 from bench.strategies.augment import make_augmentation, make_mixing
-from bench.strategies.feed import ImageFeed
+from bench.strategies.feed import InputFeed
 from bench.strategies.freeze import Trained
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.head import Classifier, make_head
@@ -75,7 +75,7 @@ def test_batches_mixtures_and_accumulated_steps_do_not_wait_for_the_device(
     step = TrainStep(trained, setting, NumericsPlan(), device, micro_batch=8)
     mix = make_mixing(setting, 3, 0, device)
     assert mix is not None
-    feed = ImageFeed(make_split("train", 48, 1), backbone.preprocessing, device, resident=True)
+    feed = InputFeed(make_split("train", 48, 1), backbone.preprocessing, device, resident=True)
     assert feed.is_resident
     batches = feed.batches(torch.randperm(48), (16, 16, 16))
     mixed = mix(next(batches))

@@ -19,6 +19,7 @@ from bench.datasets.tree import scan_tree
 from bench.errors import DatasetError
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
+from tests.training import seeing
 
 PLAIN = Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 SHADES = np.random.default_rng(0)
@@ -66,7 +67,7 @@ def cache(tmp_path: Path) -> Iterator[ArtifactCache]:
 def prepare(root: Path | str, cache: ArtifactCache, **changes: object) -> PreparedData:
     spec = DatasetSpec(name=f"folder:{root}", **{"max_corrupt_fraction": 0.02, **changes})
     return prepare_data(
-        spec, preprocessing=PLAIN, split_seed=0, seed=0, needs_val=True, cache=cache
+        spec, backbone=seeing(PLAIN), split_seed=0, seed=0, needs_val=True, cache=cache
     )
 
 
@@ -138,7 +139,7 @@ def test_more_corrupt_than_allowed_is_refused_by_name(
     ten_classes: Path, cache: ArtifactCache
 ) -> None:
     message = (
-        f"{ten_classes}: 2 of 200 images cannot be read, more than max_corrupt_fraction 0.005 "
+        f"{ten_classes}: 2 of 200 examples cannot be read, more than max_corrupt_fraction 0.005 "
         "allows: class_3/004.jpg (image file is truncated"
     )
     with pytest.raises(DatasetError, match=re.escape(message)) as caught:

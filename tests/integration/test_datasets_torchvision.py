@@ -21,6 +21,7 @@ from bench.errors import DatasetError
 from bench.interfaces import RawDataset
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
+from tests.training import seeing
 
 PIXELS = np.random.default_rng(0)
 
@@ -265,7 +266,7 @@ def test_cifar10_gives_its_own_pixels_and_splits(
     pixels = write_cifar10(root, monkeypatch)
     data = prepare_data(
         DatasetSpec(name="torchvision/CIFAR10"),
-        preprocessing=Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
+        backbone=seeing(Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)),
         split_seed=0,
         seed=0,
         needs_val=True,
@@ -321,7 +322,7 @@ def test_a_corrupt_or_missing_image_is_named(root: Path) -> None:
     food101(root)
     (root / "food-101/images/pho/train0.jpg").write_bytes(b"no image")
     (root / "food-101/images/pie/test1.jpg").unlink()
-    message = "2 of 8 images cannot be read, .*pho/train0.jpg .not an image.*test1.jpg .missing"
+    message = "2 of 8 examples cannot be read, .*pho/train0.jpg .not an image.*test1.jpg .missing"
     with pytest.raises(DatasetError, match=message):
         load("Food101", root)
 

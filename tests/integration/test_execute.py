@@ -14,7 +14,7 @@ from bench.interfaces import Task
 from bench.metrics import unpack_predictions
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Job, Limits, Numerics
-from bench.strategies.feed import ImageFeed
+from bench.strategies.feed import InputFeed
 
 LIMITS = Limits(profile_time="0.2s")
 
@@ -168,7 +168,7 @@ def test_images_held_for_training_are_gone_when_the_profile_runs(tmp_path: Path)
     def count_feeds(progress: Progress) -> None:
         if progress.phase == "profile":
             gc.collect()
-            held.append(sum(type(item) is ImageFeed for item in gc.get_objects()))
+            held.append(sum(type(item) is InputFeed for item in gc.get_objects()))
 
     job = Job(
         cell=make_cell("full", backbone=RANDOM_RESNET, image_size=32),

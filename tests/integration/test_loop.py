@@ -13,7 +13,7 @@ from bench.interfaces import Task
 from bench.record import EpochPoint, NumericsPlan
 from bench.strategies import feed as feeds
 from bench.strategies.evaluation import predict_logits, score_logits
-from bench.strategies.feed import Batch, ImageFeed, batch_sizes
+from bench.strategies.feed import Batch, InputFeed, batch_sizes
 from bench.strategies.freeze import Trained, restore_tensors
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.head import Classifier, make_head
@@ -32,8 +32,8 @@ def make_training(num_train: int = 50, seed: int = 3, num_val: int | None = 24) 
     trained = Trained(Classifier(backbone.module, make_head(16, 3)))
     trained.require_gradients()
 
-    def hold(name: str, count: int, draw: int) -> ImageFeed:
-        return ImageFeed(make_split(name, count, draw), backbone.preprocessing, CPU, resident=True)
+    def hold(name: str, count: int, draw: int) -> InputFeed:
+        return InputFeed(make_split(name, count, draw), backbone.preprocessing, CPU, resident=True)
 
     return Training(
         trained=trained,
@@ -290,7 +290,7 @@ def test_an_error_of_the_reading_thread_reaches_the_loop() -> None:
 
     split = make_split("train", 8, 1)
     object.__setattr__(split, "pool", BrokenPool(split.pool.images))  # type: ignore[attr-defined]
-    feed = ImageFeed(split, small_backbone().preprocessing, CPU, resident=False)
+    feed = InputFeed(split, small_backbone().preprocessing, CPU, resident=False)
     with pytest.raises(OSError, match="disk gone"):
         list(feed.batches(torch.arange(8), (4, 4)))
 

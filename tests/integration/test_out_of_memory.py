@@ -22,7 +22,7 @@ from bench.registry import strategy
 from bench.spec import Numerics
 from bench.strategies.evaluation import predict_logits
 from bench.strategies.features import extract_features
-from bench.strategies.feed import ImageFeed
+from bench.strategies.feed import InputFeed
 from bench.strategies.freeze import Trained
 from bench.strategies.full import Full, FullSpec
 from bench.strategies.head import Classifier, make_head
@@ -329,7 +329,7 @@ def test_evaluation_takes_fewer_at_once_and_gives_the_same_logits(limit: int) ->
     classifier = Classifier(module, make_head(16, 3))
     with torch.no_grad():
         classifier.head.weight.copy_(torch.linspace(-1, 1, 48).view(3, 16))
-    feed = ImageFeed(make_split("test", 100, 9), small_backbone().preprocessing, CPU, resident=True)
+    feed = InputFeed(make_split("test", 100, 9), small_backbone().preprocessing, CPU, resident=True)
     at_once = EvalBatch(64, CPU)
     logits = predict_logits(classifier, feed, FP32, CPU, at_once)
     module.limits[False] = PLENTY

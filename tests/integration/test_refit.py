@@ -267,15 +267,17 @@ def test_stages_that_the_chosen_epoch_never_reached_are_not_counted() -> None:
 
 def test_the_head_to_begin_from_keeps_the_strength_that_val_chose() -> None:
     task, again = chosen_task()
-    path = LinearProbe().adapt(task, LinearProbeSpec()).selection
+    plain = LinearProbeSpec(standardize=False)
+    path = LinearProbe().adapt(task, plain).selection
     assert path is not None
     strength = path.points[path.chosen].setting["l2"]
+    fixed = plain.model_copy(update={"l2": strength})
+    own = LinearProbe().adapt(replace(again, refit=None), fixed).predict(again.train)
     weight, bias = probe_head(again)
-    own = LinearProbe().adapt(replace(again, refit=None), LinearProbeSpec(l2=strength))
     features = extract_features(again.backbone, again.train, again.runtime)
-    torch.testing.assert_close(features @ weight.T + bias, own.predict(again.train))
-    fixed = LinearProbe().adapt(replace(again, refit=None), LinearProbeSpec(l2=1.0))
-    assert strength != 1.0 and not torch.equal(own.predict(again.train), fixed.predict(again.train))
+    torch.testing.assert_close(features @ weight.T + bias, own)
+    weight, bias = probe_head(replace(again, refit=None))
+    assert not torch.allclose(features @ weight.T + bias, own), "1.0 stands where nothing chose"
 
 
 def test_a_selection_that_does_not_tell_the_choice_is_refused() -> None:

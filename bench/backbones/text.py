@@ -1,0 +1,121 @@
+"""A folder with a transformers text model -> a checked backbone; knows not where it came from.
+
+The feature is pooled from the model's last hidden states, see `text_features`; a dense pooler,
+which most checkpoints never trained for it, is not used, and features are not normalised.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.backbones.assemble import Parts, assemble
+from bench.backbones.hub_features import load_hub_model
+from bench.backbones.hub_kind import POOLING, SENTENCES, read_json
+from bench.backbones.stages import hub_stages
+from bench.backbones.text_features import Pooling, TextFeatures, default_pooling
+from bench.backbones.tokens import digest_tokenizer, load_tokenizer, make_encoder
+from bench.errors import BackboneError
+from bench.interfaces import Backbone
+from bench.record import TextPreprocessing
+from bench.spec import BackboneSpec
+
+DEFAULT_MAX_TOKENS = 256
+_UNLIMITED = 1_000_000
+# Their positions begin behind the padding token's own.
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"}
+    | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+_SENTENCE_POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+def load_text_backbone(
+    spec: BackboneSpec, folder: Path, *, seed: int | None, source: str, licence: str | None
+) -> Backbone:
+    """Return the text backbone of a folder.
+
+    Args:
+        spec: Its pooling and max_tokens win over the model's own.
+        folder: Configuration, tokenizer and, unless a seed is given, weights.
+        seed: Draws random weights; None loads the folder's.
+        source: Where the weights came from, for people.
+        licence: Of the weights.
+
+    Raises:
+        WeightsMismatchError: Tensors that did not load, by name.
+        BackboneError: No text encoder or decoder, no tokenizer, or more tokens than it takes.
+    """
+    tokenizer = load_tokenizer(folder, name=spec.name, trust_remote_code=spec.trust_remote_code)
+    model, unloaded = load_hub_model(spec, folder, seed=seed)
+    config: Any = model.config
+    _check_kind(spec, model)
+    own = _own_pooling(folder) or default_pooling(config.model_type)
+    pooling: Pooling = spec.pooling or own
+    if getattr(model, "pooler", None) is not None:
+        model.register_module("pooler", None)
+    left = [name for name in unloaded if name in dict(model.named_parameters())]
+    if left:
+        raise BackboneError(f"{spec.name}: weights that were never loaded: {', '.join(left)}.")
+    config.use_cache = False
+    module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
+    digest = digest_tokenizer(tokenizer, folder)
+    max_tokens = _max_tokens(spec, _model_limit(folder, config, tokenizer))
+    parts = Parts(
+        module=module,
+        own=TextPreprocessing(max_tokens=max_tokens, pooling=pooling, tokenizer=digest),
+        stages=hub_stages(module),
+        source=source,
+        licence=licence,
+        modality="text",
+        encoder=make_encoder(tokenizer, max_tokens, digest),
+    )
+    return assemble(spec, parts, image_size=None)
+
+
+def _check_kind(spec: BackboneSpec, model: Any) -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise BackboneError(
+            f"{spec.name}: {model.config.model_type} is an encoder with a decoder; only one of "
+            "the two alone gives features. Use an encoder (BERT) or a decoder (GPT-2)."
+        )
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise BackboneError(f"{spec.name}: takes {model.main_input_name}, not texts.")
+
+
+def _own_pooling(folder: Path) -> Pooling | None:
+    """Return the pooling that the model was trained with, where the folder says so."""
+    config = read_json(folder / POOLING)
+    return next((how for key, how in _SENTENCE_POOLINGS.items() if config.get(key)), None)
+
+
+def _pad_token(config: Any, tokenizer: Any) -> int:
+    tokens = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id)
+    vocabulary = getattr(config, "vocab_size", _UNLIMITED)
+    return next((t for t in tokens if t is not None and 0 <= t < vocabulary), 0)
+
+
+def _model_limit(folder: Path, config: Any, tokenizer: Any) -> int | None:
+    """Return the most tokens a model takes, special ones included; None where nothing says."""
+    positions = getattr(config, "max_position_embeddings", None) or None
+    if positions and config.model_type in _OFFSET_POSITIONS:
+        positions -= (getattr(config, "pad_token_id", None) or 0) + 1
+    sentences = read_json(folder / SENTENCES).get("max_seq_length")
+    limits = (positions, tokenizer.model_max_length, sentences)
+    known = [limit for limit in limits if limit and 0 < limit < _UNLIMITED]
+    return min(known, default=None)
+
+
+def _max_tokens(spec: BackboneSpec, limit: int | None) -> int:
+    if spec.max_tokens is None:
+        return min(DEFAULT_MAX_TOKENS, limit or DEFAULT_MAX_TOKENS)
+    if limit is not None and spec.max_tokens > limit:
+        raise BackboneError(
+            f"{spec.name}: max_tokens {spec.max_tokens} is more than the {limit} that the model "
+            "takes. Lower it, or leave it out."
+        )
+    return spec.max_tokens
