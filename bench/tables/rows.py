@@ -36,7 +36,7 @@ class Row:
         weights: ``pretrained``, or ``random``: the control that is trained from scratch.
         status: `ok` if every seed is, else the gravest: crashed, error, oom, timeout, diverged.
         num_seeds: Seeds that ended `ok`; the row's numbers are theirs alone.
-        num_cells: Cells that were tried: seeds, times folds.
+        num_cells: Seeds that were tried.
         test_accuracy_low: Lower end of the 95% interval over seeds and examples, see
             `bench.tables.ranks.row_interval`; with one seed over examples alone.
         test_accuracy_high: Upper end.
@@ -221,7 +221,7 @@ def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
         weights=first.cell.backbone.weights,
         num_seeds=len(whole),
         status=_worst_status(group),
-        num_cells=len(group),
+        num_cells=len({record.cell.seed for record in group}),
         run_id=first.run_id,
         measured_at=_measured_at(shown),
         device=_joined(_device_name(record) for record in shown),

@@ -64,7 +64,7 @@ def test_records_without_folds_are_what_they_were() -> None:
 
 def test_a_row_is_all_folds_and_counts_its_seeds_not_its_cells() -> None:
     (row,) = summarise([*seed_records(0), *seed_records(1)])
-    assert (row.num_seeds, row.num_cells, row.status) == (2, 6, "ok")
+    assert (row.num_seeds, row.num_cells, row.status) == (2, 2, "ok")
     assert row.dataset == "digits (3 folds)"
     (pooled,) = pool_folds(seed_records())
     assert row.test_accuracy == pytest.approx(pooled.test.accuracy)
@@ -74,11 +74,11 @@ def test_a_row_is_all_folds_and_counts_its_seeds_not_its_cells() -> None:
 
 def test_a_seed_without_one_of_its_folds_has_no_accuracy() -> None:
     (row,) = summarise(seed_records()[:2])
-    assert (row.num_seeds, row.num_cells, row.test_accuracy) == (0, 2, None)
+    assert (row.num_seeds, row.num_cells, row.test_accuracy) == (0, 1, None)
     assert row.rank_low is None
     failed = [*seed_records()[:2], fold_record(1, status=Status.OOM)]
     (row,) = summarise([*failed, *seed_records(1)])
-    assert (row.num_seeds, row.status) == (1, "oom")
+    assert (row.num_seeds, row.num_cells, row.status) == (1, 2, "oom")
     assert failed_cells(failed)[0].draw == "seed 0 · fold 1"
 
 
