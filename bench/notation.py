@@ -1,7 +1,9 @@
 """How a suite writes durations and ranges of seeds; knows no field of it."""
 
 import re
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, Field
 
 _SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_SEEDS = 10_000
@@ -40,3 +42,9 @@ def parse_seed_range(value: Any) -> Any:
     if not first <= last < first + _MAX_SEEDS:
         raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
     return tuple(range(first, last + 1))
+
+
+Seconds: TypeAlias = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Seeds: TypeAlias = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(parse_seed_range)
+]

@@ -32,6 +32,7 @@ from bench.summary import (
 __all__ = [
     "SCHEMA_VERSION",
     "ArtifactUse",
+    "AudioPreprocessing",
     "BackboneInfo",
     "ClassScore",
     "DataInfo",
@@ -147,8 +148,22 @@ class TextPreprocessing(Frozen):
     tokenizer: str
 
 
-InputPreprocessing: TypeAlias = Preprocessing | TextPreprocessing
-"""By modality: of an image, of a text."""
+class AudioPreprocessing(Frozen):
+    """How a clip becomes the input of a backbone: resampled once, cut, taken to its features.
+
+    Attributes:
+        sample_rate: Samples per second that the model was trained on.
+        max_seconds: Of one clip; what is longer is cut at its end.
+        extractor: sha256 of everything that decides what samples become.
+    """
+
+    sample_rate: int
+    max_seconds: float
+    extractor: str
+
+
+InputPreprocessing: TypeAlias = Preprocessing | TextPreprocessing | AudioPreprocessing
+"""By modality: of an image, of a text, of a clip."""
 
 
 class BackboneInfo(Frozen):

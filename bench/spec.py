@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -20,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.notation import parse_duration, parse_seed_range
+from bench.notation import Seconds, Seeds
 
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
@@ -29,11 +28,10 @@ Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 Refit = Literal["train+val", "none"]
 ProtocolName = Literal["vtab-1k"]
 
-_MIXING = ("mixup", "cutmix")
 _ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
 _PROTOCOL = ("refit", "protocol", "folds", "splits")
 _COLUMN_KEYS = {"label_column": "label"}
-_OF_TEXT = ("max_tokens", "pooling")
+_OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
 _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
 """Fields of training that came later, with the values under which they do nothing."""
 
@@ -41,9 +39,6 @@ _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 class Frozen(BaseModel):
@@ -86,6 +81,8 @@ class BackboneSpec(_Named):
         max_tokens: Of one text, special tokens included; longer ones are cut. None is what the
             model takes, 256 at most. For text backbones.
         pooling: How a text model's hidden states become features; None is what fits the model.
+        max_seconds: Of one clip; longer ones are cut at their end. None is what the model takes, or
+            10 where it has no limit. For audio backbones.
     """
 
     name: str
@@ -97,12 +94,12 @@ class BackboneSpec(_Named):
     std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     max_tokens: int | None = Field(default=None, ge=4, le=100_000)
     pooling: Literal["cls", "mean", "last"] | None = None
+    max_seconds: float | None = Field(default=None, gt=0, le=3600)
 
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave fields of texts out where they are not set: keys from before them stay."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _OF_TEXT or value}
+        """Leave fields of texts and clips out where unset: keys from before them stay."""
+        return {key: it for key, it in handler(self).items() if key not in _OF_SEQUENCES or it}
 
     @property
     def label(self) -> str:
@@ -165,7 +162,7 @@ class DatasetSpec(_Named):
         """Leave out what is not set: keys and labels of cells from before it stay."""
         values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
         return {
-            key: values[key] for key in values if key in _ANY_DATASET or values[key] is not None
+            key: held for key, held in values.items() if key in _ANY_DATASET or held is not None
         }
 
     @property
@@ -278,7 +275,7 @@ class TrainingSpec(StrategySpec):
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return which of augmentation and mixing are on."""
-        named = ("augmentation", *_MIXING)
+        named = ("augmentation", "mixup", "cutmix")
         return tuple(name for name in named if getattr(self, name) not in ("none", 0))
 
     @model_serializer(mode="wrap")
@@ -350,10 +347,7 @@ class Suite(Frozen):
     strategies: tuple[SerializeAsAny[StrategySpec], ...] = Field(min_length=1)
     image_size: int | None = Field(default=None, ge=8, le=4096)
     split_seed: int = Field(default=0, ge=0)
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        BeforeValidator(parse_seed_range),
-    ] = Field(default=(0,), min_length=1)
+    seeds: Seeds = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     refit: Refit | None = None
     protocol: ProtocolName | None = None

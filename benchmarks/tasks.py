@@ -28,7 +28,7 @@ VIT_TINY = BackboneSpec(name="timm/vit_tiny_patch16_224", weights="random")
 BACKBONES = (LITE0, RESNET18, VIT_TINY)
 """Real weights where a package has them; speed does not depend on what weights hold."""
 
-_SCOPE = "benchmark"
+SCOPE = "benchmark"
 
 
 @dataclass
@@ -48,7 +48,7 @@ class BenchRuntime:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cache = ArtifactCache(self.root, run_scope=_SCOPE)
+        self.cache = ArtifactCache(self.root, run_scope=SCOPE)
 
     def emit(self, progress: Progress) -> None:
         """Show nothing."""
@@ -66,8 +66,8 @@ class BenchRuntime:
     def forget(self, *kinds: str) -> None:
         """Drop artifacts of the run by kind, as a new run would; numerics plans stay known."""
         for kind in kinds:
-            shutil.rmtree(self.root / "runs" / _SCOPE / kind, ignore_errors=True)
-        self.cache = ArtifactCache(self.root, run_scope=_SCOPE)
+            shutil.rmtree(self.root / "runs" / SCOPE / kind, ignore_errors=True)
+        self.cache = ArtifactCache(self.root, run_scope=SCOPE)
         self.seconds = {}
 
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from bench.backbones.weights import weights_digest
 from bench.errors import BackboneError
-from bench.interfaces import TOKEN_PADDING, Backbone, Modality, RawInput, RowEncoder, Stage
+from bench.interfaces import (
+    TOKEN_PADDING,
+    Backbone,
+    Clip,
+    Modality,
+    RawInput,
+    RowEncoder,
+    Stage,
+)
 from bench.record import BackboneInfo, InputPreprocessing, Preprocessing
 from bench.spec import BackboneSpec
 
 _TRIAL_SEED = 0
 _TRIAL_TEXTS = ("Short.", "A text with some more words, so that the first one has to be padded.")
+_TRIAL_SECONDS, _TRIAL_RATE = (0.4, 0.9), 16_000
 _TOLERANCE = 1e-4
 _FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 
@@ -44,12 +54,12 @@ class Parts:
 
 
 def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Backbone:
-    """Return the backbone in eval mode, after a trial on two images or texts.
+    """Return the backbone in eval mode, after a trial on two examples.
 
     Args:
         spec: Its mean and standard deviation win over the weights' own.
         parts: The loaded module and what is known of it.
-        image_size: Height and width in pixels; None is the backbone's own. Of no meaning for texts.
+        image_size: Height and width in pixels; None is the backbone's own. For images.
 
     Raises:
         BackboneError: It does not run at that size, or its features are not a finite, repeatable
@@ -62,7 +72,9 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
         feature_dim = measure_feature_dim(module, preprocessing.image_size, name=spec.name)
     else:
         assert parts.encoder is not None, "what takes rows says how they are made"
-        feature_dim = measure_row_features(module, parts.encoder, _TRIAL_TEXTS, name=spec.name)
+        feature_dim = measure_row_features(
+            module, parts.encoder, _trial_examples(parts.modality), name=spec.name
+        )
     if parts.declared_dim not in (None, feature_dim):
         raise BackboneError(
             f"{spec.name}: its features are {feature_dim} wide, but the library declares "
@@ -126,6 +138,15 @@ def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int
             f"{name}: does not run on images of {image_size} x {image_size} pixels: "
             f"{type(error).__name__}: {str(error).rstrip(' .')}. Set another image_size."
         ) from error
+
+
+def _trial_examples(modality: Modality) -> Sequence[RawInput]:
+    if modality == "text":
+        return _TRIAL_TEXTS
+    noise = np.random.default_rng(_TRIAL_SEED)
+    sizes = [round(seconds * _TRIAL_RATE) for seconds in _TRIAL_SECONDS]
+    waves = [noise.uniform(-0.5, 0.5, size).astype(np.float32) for size in sizes]
+    return [Clip(samples=wave, sample_rate=_TRIAL_RATE) for wave in waves]
 
 
 def measure_row_features(

@@ -9,6 +9,14 @@ from pathlib import Path
 from bench.interfaces import Modality
 from bench.spec import BackboneSpec
 
+_INPUTS: dict[Modality, str] = {"image": "images", "text": "texts", "audio": "clips"}
+_FIELDS: dict[Modality, tuple[str, ...]] = {
+    "image": ("mean", "std"),
+    "text": ("max_tokens", "pooling"),
+    "audio": ("max_seconds",),
+}
+"""Fields that mean something for backbones of one modality alone."""
+
 
 def check_choice(spec: BackboneSpec) -> str | None:
     """Return what is wrong with where a spec takes its weights from, or None."""
@@ -21,19 +29,18 @@ def check_choice(spec: BackboneSpec) -> str | None:
     return None
 
 
-def check_text_fields(spec: BackboneSpec, modality: Modality | None) -> str | None:
+def check_fields(spec: BackboneSpec, modality: Modality | None) -> str | None:
     """Return what is wrong with fields that belong to another modality, or None.
 
     Args:
         spec: To check.
         modality: What the backbone takes; None where that is not known yet.
     """
-    of_text = [name for name in ("max_tokens", "pooling") if getattr(spec, name) is not None]
-    of_images = [name for name in ("mean", "std") if getattr(spec, name) is not None]
-    if modality not in ("text", None) and of_text:
-        return f"'{spec.name}' takes no texts: drop {' and '.join(of_text)}."
-    if modality == "text" and of_images:
-        return f"'{spec.name}' takes texts, not images: drop {' and '.join(of_images)}."
+    for of, fields in _FIELDS.items():
+        given = [name for name in fields if getattr(spec, name) is not None]
+        if given and modality not in (of, None):
+            takes, other = _INPUTS[modality], _INPUTS[of]
+            return f"'{spec.name}' takes {takes}, not {other}: drop {' and '.join(given)}."
     return None
 
 

@@ -1,22 +1,23 @@
-"""Image and text models of the hub through transformers' AutoModel; knows no dataset.
+"""Image, text and audio models of the hub through transformers' AutoModel; knows no dataset.
 
-Of a text model, see `text`. Of an image model, the feature is what the model's own classifier would
-read, in this order: a dense BERT-like pooler is never used (most checkpoints lack it) and the class
-token stands in; else the model's pooled output (mean of the map for convolutional models, attention
-pooling of SigLIP, normed class token of DINOv2); else the class token; else the mean of tokens or
-map. A model of image and text (CLIP, SigLIP) gives its vision tower, before the projection.
+Of a text model, see `text`, of an audio model, `audio`. Of an image model, the feature is what the
+model's own classifier would read, in this order: a dense BERT-like pooler is never used (most
+checkpoints lack it) and the class token stands in; else the model's pooled output (mean of the map
+for convolutional models, attention pooling of SigLIP, normed class token of DINOv2); else the class
+token; else the mean of tokens or map. A model of image and text (CLIP, SigLIP) gives its vision
+tower, before the projection.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.backbones import hub
-from bench.backbones.checks import check_choice, check_text_fields
+from bench.backbones.checks import check_choice, check_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
 from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
@@ -30,6 +31,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PATTERNS = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model")
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_PACKAGES: dict[Modality, tuple[str, ...]] = {"text": ("tokenizers",), "audio": ("soxr",)}
 _PATH_STARTS = ("/", "~", ".")
 
 
@@ -72,7 +74,7 @@ class HubSource:
         place = _place(spec)
         if place.repo is None and not (place.folder and (place.folder / _CONFIG).is_file()):
             return f"'{spec.name}': there is no {_CONFIG} in {place.folder}."
-        return check_text_fields(spec, self.modality(spec))
+        return check_fields(spec, self.modality(spec))
 
     def modality(self, spec: BackboneSpec) -> Modality | None:
         """Return what the model takes; None as long as nothing of it is on this machine."""
@@ -82,8 +84,7 @@ class HubSource:
     def locate(self, spec: BackboneSpec) -> Located:
         """Return configuration and weights, or what to download."""
         packages: tuple[str, ...] = ("transformers", "torch")
-        if self.modality(spec) == "text":
-            packages = ("tokenizers", *packages)
+        packages = (*_PACKAGES.get(self.modality(spec) or "image", ()), *packages)
         place = _place(spec)
         random = spec.weights == "random"
         files = _files(place.folder, weights=not random) if place.folder else None
@@ -118,8 +119,14 @@ class HubSource:
 
         folder, source = _fetch(spec)
         random = spec.weights == "random"
-        if folder_modality(folder) == "text":
-            return _load_text(spec, folder, source, seed)
+        if load_rows := _row_loader(folder):
+            return load_rows(
+                spec,
+                folder,
+                seed=seed if random else None,
+                source=f"random (seed {seed})" if random else source,
+                licence=_licence(folder),
+            )
         model, unloaded = load_hub_model(spec, folder, seed=seed if random else None)
         module = make_features(model, unloaded, name=spec.name)
         parts = Parts(
@@ -132,17 +139,18 @@ class HubSource:
         return assemble(spec, parts, image_size=image_size)
 
 
-def _load_text(spec: BackboneSpec, folder: Path, source: str, seed: int) -> Backbone:
-    from bench.backbones.text import load_text_backbone
+def _row_loader(folder: Path) -> Callable[..., Backbone] | None:
+    """Return what loads a model of texts or clips; None for one of images."""
+    modality = folder_modality(folder)
+    if modality == "text":
+        from bench.backbones.text import load_text_backbone
 
-    random = spec.weights == "random"
-    return load_text_backbone(
-        spec,
-        folder,
-        seed=seed if random else None,
-        source=f"random (seed {seed})" if random else source,
-        licence=_licence(folder),
-    )
+        return load_text_backbone
+    if modality == "audio":
+        from bench.backbones.audio import load_audio_backbone
+
+        return load_audio_backbone
+    return None
 
 
 def _place(spec: BackboneSpec) -> _Place:
@@ -160,7 +168,10 @@ def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
     if not config.is_file():
         return None
     found = [config, *([processor] if processor.is_file() else [])]
-    if folder_modality(folder) == "text":
+    modality = folder_modality(folder)
+    if modality == "audio" and not processor.is_file():
+        return None
+    if modality == "text":
         if not has_tokenizer(folder):
             return None
         found += text_files(folder)

@@ -50,7 +50,7 @@ class HubFeatures(nn.Module):
 
 
 def load_hub_model(
-    spec: BackboneSpec, folder: Path, *, seed: int | None
+    spec: BackboneSpec, folder: Path, *, seed: int | None, dispensable: Sequence[str] = ()
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a folder and the names of its poolers' tensors that did not load.
 
@@ -58,6 +58,7 @@ def load_hub_model(
         spec: Names the backbone and allows remote code.
         folder: Configuration and weights.
         seed: Draws random weights; None loads the folder's.
+        dispensable: Names of tensors that the caller drops, so that they may be missing.
 
     Raises:
         WeightsMismatchError: Tensors are missing, of another shape, or left over and no head's.
@@ -79,7 +80,8 @@ def load_hub_model(
         raise BackboneError(
             f"{spec.name}: transformers cannot load {folder}: {type(error).__name__}: {error}"
         ) from error
-    return model, _check_loading(spec.name, model, loading)
+    missing = [key for key in loading["missing_keys"] if key not in dispensable]
+    return model, _check_loading(spec.name, model, {**loading, "missing_keys": missing})
 
 
 @contextmanager

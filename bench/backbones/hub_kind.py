@@ -23,20 +23,29 @@ _TOKENIZER = (
     "sentencepiece.bpe.model",
 )
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+AUDIO_TYPES = frozenset(
+    {"audio-spectrogram-transformer", "data2vec-audio", "hubert", "sew", "sew-d", "unispeech"}
+    | {"unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm", "whisper"}
+)
+"""Values of ``model_type`` that `audio` knows features of."""
+
 _OF_IMAGES = ("image_size", "vision_config", "num_channels")
 
 
 def folder_modality(folder: Path) -> Modality | None:
     """Return what the model in a folder takes; None when there is no configuration.
 
-    A folder with an image processor is an image model, also beside a tokenizer (CLIP). Else one
-    with a tokenizer, or with a vocabulary in its configuration, is a text model.
+    A folder whose processor has a sample rate is an audio model, also beside a tokenizer (Whisper).
+    One with another processor is an image model, also beside a tokenizer (CLIP). Else one with a
+    tokenizer, or with a vocabulary in its configuration, is a text model.
     """
     if not (folder / CONFIG).is_file():
         return None
+    config = read_json(folder / CONFIG)
+    if "sampling_rate" in read_json(folder / PROCESSOR) or config.get("model_type") in AUDIO_TYPES:
+        return "audio"
     if (folder / PROCESSOR).is_file():
         return "image"
-    config = read_json(folder / CONFIG)
     if any(key in config for key in _OF_IMAGES):
         return "image"
     has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER)

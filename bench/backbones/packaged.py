@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.backbones import packaged_text
-from bench.backbones.checks import check_text_fields, unknown_name
+from bench.backbones.checks import check_fields, unknown_name
 from bench.digests import digest_file
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import Backbone, Located, Missing, Modality
@@ -71,7 +71,7 @@ class PackagedSource:
                 f"'{spec.name}' has its weights in its package: drop checkpoint and revision, "
                 f"or use {other}."
             )
-        return check_text_fields(spec, self.modality(spec))
+        return check_fields(spec, self.modality(spec))
 
     def locate(self, spec: BackboneSpec) -> Located:
         """Return the packaged file, or the package to install."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.backbones.checks import check_text_fields
+from bench.backbones.checks import check_fields
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Located, Modality
 from bench.record import Preprocessing
@@ -44,7 +44,7 @@ class PlainSource:
             return f"'{spec.name}' has no weights: drop weights, checkpoint and revision."
         if spec.pooling and spec.name == TFIDF:
             return f"'{spec.name}' counts words and has no hidden states: drop pooling."
-        return check_text_fields(spec, self.modality(spec))
+        return check_fields(spec, self.modality(spec))
 
     def locate(self, spec: BackboneSpec) -> Located:
         """Return no files: there are none; the library that counts words decides what a word is."""

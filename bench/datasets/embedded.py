@@ -1,4 +1,4 @@
-"""Encoded images held in columns -> examples, each checked by decoding it once."""
+"""Encoded images or clips held in columns -> examples, each checked by decoding it once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
-import PIL
-from PIL.Image import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.columns import parquet_errors
-from bench.datasets.files import CheckedFiles
-from bench.datasets.images import num_decoding_threads, open_rgb, unreadable_reason
+from bench.datasets.files import CheckedFiles, FileFormat
+from bench.datasets.images import num_decoding_threads
 from bench.digests import digest_strings
-from bench.interfaces import Examples
+from bench.interfaces import Examples, RawInput
 
 Fetch: TypeAlias = Callable[[int], bytes | None]
-"""Position -> the bytes of an encoded image, or None where there are none."""
+"""Position -> the bytes of an encoded image or clip, or None where there are none."""
 
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """A part whose images are bytes in a column.
+    """A part whose images or clips are bytes in a column.
 
     Attributes:
         ids: Unique within the dataset, length N.
@@ -44,8 +42,8 @@ class EncodedRows:
     fetch: Fetch
 
 
-def image_bytes(value: Any) -> bytes | None:
-    """Return the bytes of a cell: bytes themselves, or under ``bytes`` as the hub stores images."""
+def cell_bytes(value: Any) -> bytes | None:
+    """Return the bytes of a cell: bytes themselves, or under ``bytes`` as the hub stores them."""
     if isinstance(value, Mapping):
         value = value.get("bytes")
     return value if isinstance(value, bytes) and value else None
@@ -74,34 +72,35 @@ class ParquetBytes:
                 table = self._file.read_row_group(group, columns=[self._column])
                 self._group, self._values = group, table.column(self._column)
             values: Any = self._values
-            return image_bytes(values[row - self._starts[group]].as_py())
+            return cell_bytes(values[row - self._starts[group]].as_py())
 
 
 def check_encoded(
-    parts: Sequence[EncodedRows], source: Mapping[str, Any], cache: ArtifactCache
+    parts: Sequence[EncodedRows], source: Mapping[str, Any], cache: ArtifactCache, how: FileFormat
 ) -> CheckedFiles:
-    """Return digests and damage of encoded images, by decoding them in parallel, once.
+    """Return digests and damage of encoded images or clips, by decoding them in parallel, once.
 
     Args:
         parts: All parts of a dataset.
         source: JSON value that changes when the bytes may have: stamps of files, a fingerprint.
         cache: Where the result is remembered.
+        how: They are read.
     """
     ids = digest_strings(id_ for part in parts for id_ in part.ids)
-    key = {"source": dict(source), "ids": ids, "pillow": PIL.__version__}
-    found = cache.json("files", key, lambda: _check_all(parts))
+    key = {"source": dict(source), "ids": ids, **how.versions}
+    found = cache.json("files", key, lambda: _check_all(parts, how))
     return CheckedFiles(digests=found["digests"], unreadable=found["unreadable"])
 
 
-def encoded_examples(rows: EncodedRows, checked: CheckedFiles) -> Examples:
+def encoded_examples(rows: EncodedRows, checked: CheckedFiles, how: FileFormat) -> Examples:
     """Return the readable ones of the rows as examples; each is read when it is asked for."""
     kept = [at for at, id_ in enumerate(rows.ids) if id_ not in checked.unreadable]
 
     def encoded(position: int) -> bytes:
         return rows.fetch(kept[position]) or b""
 
-    def read(position: int) -> Image:
-        return open_rgb(encoded(position))
+    def read(position: int) -> RawInput:
+        return how.open(encoded(position))
 
     return Examples(
         ids=tuple(rows.ids[at] for at in kept),
@@ -109,24 +108,26 @@ def encoded_examples(rows: EncodedRows, checked: CheckedFiles) -> Examples:
         contents=tuple(checked.digests[rows.ids[at]] for at in kept),
         read=read,
         encoded=encoded,
+        modality=how.modality,
     )
 
 
-def _check_all(parts: Sequence[EncodedRows]) -> dict[str, dict[str, str]]:
-    """Return digest or damage by id; few images are in memory at a time."""
+def _check_all(parts: Sequence[EncodedRows], how: FileFormat) -> dict[str, dict[str, str]]:
+    """Return digest or damage by id; few of them are in memory at a time."""
     digests: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(num_decoding_threads()) as threads:
         for part in parts:
             for start in range(0, len(part.ids), _BATCH):
                 ids = part.ids[start : start + _BATCH]
-                found = threads.map(_check_one, map(part.fetch, range(start, start + len(ids))))
+                fetched = map(part.fetch, range(start, start + len(ids)))
+                found = threads.map(lambda data: _check_one(data, how), fetched)
                 for id_, (digest, reason) in zip(ids, found, strict=True):
                     (digests if reason is None else unreadable)[id_] = reason or digest
     return {"digests": digests, "unreadable": unreadable}
 
 
-def _check_one(data: bytes | None) -> tuple[str, str | None]:
+def _check_one(data: bytes | None, how: FileFormat) -> tuple[str, str | None]:
     if data is None:
-        return "", "no image"
-    return hashlib.sha256(data).hexdigest(), unreadable_reason(data)
+        return "", f"no {how.modality}"
+    return hashlib.sha256(data).hexdigest(), how.damage(data)

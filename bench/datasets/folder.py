@@ -1,4 +1,4 @@
-"""``folder:<path>``: images in class folders, with or without split folders; draws no split."""
+"""``folder:<path>``: images or clips in class folders, with or without split folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
-from bench.datasets.tree import Tree, scan_tree
+from bench.datasets.tree import Tree, first_modality, scan_tree
 from bench.errors import DatasetError
-from bench.interfaces import Located, Missing, RawDataset
+from bench.interfaces import Located, Missing, Modality, RawDataset
 from bench.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -32,13 +33,20 @@ class FolderSource:
         if problem := conflicting_request(spec):
             return problem
         try:
-            scan_tree(_root(spec))
+            tree = scan_tree(_root(spec))
         except DatasetError as error:
             return str(error)
-        return None
+        return missing_extra(tree.modality)
+
+    def modality(self, spec: DatasetSpec) -> Modality:
+        """Return what the first file below the folder holds; image where there is none."""
+        try:
+            return first_modality(_root(spec)) or "image"
+        except DatasetError:
+            return "image"
 
     def locate(self, spec: DatasetSpec) -> Located:
-        """Return every image file; a folder that cannot be used is missing."""
+        """Return every file; a folder that cannot be used is missing."""
         try:
             tree = scan_tree(_root(spec))
         except DatasetError as error:
@@ -46,31 +54,33 @@ class FolderSource:
                 missing=(Missing(f"data of {spec.name}", str(error), downloadable=False),)
             )
         files = tuple(tree.root / name for part in tree.files.values() for name, _ in part)
-        return Located(files=files, packages=("pillow",))
+        return Located(files=files, packages=READERS[tree.modality])
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
-        """Return the readable images; ids are paths relative to the folder.
+        """Return the readable images or clips; ids are paths relative to the folder.
 
         Raises:
-            DatasetError: The layout is not understood, or more is corrupt than the spec allows.
+            DatasetError: The layout is not understood, more is corrupt than the spec allows, or the
+                package that reads the files is not installed.
         """
-        # Pillow stays out of the parent process, which only checks and locates.
-        from bench.datasets.files import check_files, file_examples
+        # What decodes stays out of the parent process, which only checks and locates.
+        from bench.datasets.files import check_files, file_examples, file_format
 
         tree = scan_tree(_root(spec))
-        files = {part: _image_files(tree, part) for part in tree.files}
+        how = file_format(tree.modality)
+        files = {part: _listed_files(tree, part) for part in tree.files}
         every = [file for part in files.values() for file in part]
-        checked = check_files(every, cache)
+        checked = check_files(every, cache, how)
         refuse_corrupt(tree.root, checked.unreadable, len(every), spec.max_corrupt_fraction)
         return assemble_dataset(
             spec.name,
             tree.class_names,
-            {part: file_examples(listed, checked) for part, listed in files.items()},
+            {part: file_examples(listed, checked, how) for part, listed in files.items()},
             corrupt=list(checked.unreadable),
         )
 
 
-def _image_files(tree: Tree, part: str) -> list[ImageFile]:
+def _listed_files(tree: Tree, part: str) -> list[ImageFile]:
     from bench.datasets.files import ImageFile
 
     return [ImageFile(name, tree.root / name, label) for name, label in tree.files[part]]

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.columns import read_parquet_schema
-from bench.datasets.tree import IMAGE_SUFFIXES
+from bench.datasets.tree import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from bench.errors import DatasetError
 from bench.interfaces import Modality
 
-_AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus"))
 _TEXT_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".txt"))
 
 
@@ -27,7 +26,7 @@ def glance_modality(files: Sequence[Path]) -> Modality | None:
     suffixes = {file.suffix.lower() for file in files}
     if suffixes & IMAGE_SUFFIXES:
         return "image"
-    if suffixes & _AUDIO_SUFFIXES:
+    if suffixes & SOUND_SUFFIXES:
         return "audio"
     parquet = next((file for file in files if file.suffix.lower() == ".parquet"), None)
     if parquet is not None:

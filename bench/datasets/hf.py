@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.artifacts import default_cache_dir
 from bench.datasets.arrays import number_ids
+from bench.datasets.extras import missing_extra
 from bench.datasets.features import Columns, choose_columns
 from bench.datasets.glance import glance_modality
 from bench.datasets.hub import Repository, find_place
 from bench.datasets.labels import index_classes, read_class_names
-from bench.datasets.layout import conflicting_selectors
+from bench.datasets.layout import INPUTS, conflicting_selectors
 from bench.datasets.opened import (
     EXTRA,
     Table,
@@ -45,7 +46,7 @@ class HubDataSource:
 
     prefix: ClassVar[str] = "hf"
     selectors: ClassVar[tuple[str, ...]] = (
-        *("config", "text", "image", "label", "val", "test", "revision", "streaming"),
+        *("config", "text", "image", "audio", "label", "val", "test", "revision", "streaming"),
     )
 
     def names(self) -> Sequence[str]:
@@ -54,11 +55,8 @@ class HubDataSource:
 
     def modality(self, spec: DatasetSpec) -> Modality | None:
         """Return what the spec or the files on this machine say; None before a download."""
-        if spec.image:
-            return "image"
-        if spec.text:
-            return "text"
-        return glance_modality(self.locate(spec).files)
+        named = (modality for modality in INPUTS if getattr(spec, modality))
+        return next(named, None) or glance_modality(self.locate(spec).files)
 
     def check(self, spec: DatasetSpec) -> str | None:
         """Return what is wrong with a spec, or None; columns are known once it is opened."""
@@ -72,7 +70,8 @@ class HubDataSource:
             return str(error)
         if isinstance(place, Path) and spec.revision:
             return f"revision is for datasets on the hub, and '{spec.name}' is a path: drop it"
-        return None
+        modality = self.modality(spec)
+        return None if modality is None else missing_extra(modality)
 
     def locate(self, spec: DatasetSpec) -> Located:
         """Return the files of a path or of the hub's cache, or what is to be downloaded."""
@@ -105,7 +104,7 @@ class HubDataSource:
         class_names, labels = index_classes(
             {name: part.names for name, part in parts.items()}, where=spec.name
         )
-        make = _make_texts if parts["train"].columns.modality == "text" else _make_images
+        make = _make_texts if parts["train"].columns.modality == "text" else _make_files
         examples, unreadable = make(parts, labels, cache)
         corrupt |= unreadable
         refuse_corrupt(spec.name, corrupt, total, spec.max_corrupt_fraction)
@@ -188,26 +187,27 @@ def _make_texts(
     return examples, {}
 
 
-def _make_images(
+def _make_files(
     parts: Mapping[str, _Part], labels: Mapping[str, np.ndarray], cache: ArtifactCache
 ) -> tuple[dict[str, Examples], Mapping[str, str]]:
-    # Pillow stays out of the parent process, which only checks and locates.
+    # What decodes stays out of the parent process, which only checks and locates.
     from bench.datasets.embedded import EncodedRows, check_encoded, encoded_examples
+    from bench.datasets.files import file_format
 
+    how = file_format(parts["train"].columns.modality)
     rows = {
-        name: EncodedRows(part.ids, labels[name], _image_fetcher(part))
-        for name, part in parts.items()
+        name: EncodedRows(part.ids, labels[name], _fetcher(part)) for name, part in parts.items()
     }
     files = [Path(file["filename"]) for part in parts.values() for file in part.table.cache_files]
     stamps = {path: list(stamp) for path, stamp in stamp_files(files).items()}
     columns = {name: part.columns.input for name, part in parts.items()}
-    checked = check_encoded(list(rows.values()), {"stamps": stamps, "columns": columns}, cache)
-    return {name: encoded_examples(each, checked) for name, each in rows.items()}, (
-        checked.unreadable
-    )
+    source = {"stamps": stamps, "columns": columns}
+    checked = check_encoded(list(rows.values()), source, cache, how)
+    examples = {name: encoded_examples(each, checked, how) for name, each in rows.items()}
+    return examples, checked.unreadable
 
 
-def _image_fetcher(part: _Part) -> Callable[[int], bytes | None]:
+def _fetcher(part: _Part) -> Callable[[int], bytes | None]:
     table, name = without_decoding(part.table), part.columns.input
 
     def fetch(position: int) -> bytes | None:

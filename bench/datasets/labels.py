@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.datasets.raw import SINGLE_LABEL
 from bench.errors import DatasetError
 
 _NAMED_IN_MESSAGE = 5
@@ -45,9 +46,8 @@ def refuse_multi_label(where: str, column: str, value: object) -> None:
         DatasetError: Always.
     """
     raise DatasetError(
-        f"{where}: column '{column}' holds lists of labels ({value}): multi-label. bench scores "
-        "single-label tasks, one class for each example. Choose a column with one label, or make "
-        "a column per class and a dataset of each."
+        f"{where}: column '{column}' holds lists of labels ({value}): multi-label, and "
+        f"{SINGLE_LABEL}"
     )
 
 

@@ -120,6 +120,7 @@ def stream_folder(spec: DatasetSpec, cache_root: Path) -> Path:
 def _save_stream(
     spec: DatasetSpec, place: Path | Repository, count: int, folder: Path, cache: ArtifactCache
 ) -> None:
+    import pyarrow
     from datasets import Dataset, disable_progress_bars, load_dataset
 
     disable_progress_bars()
@@ -130,8 +131,9 @@ def _save_stream(
     for name, stream in streams.items():
         rows = list(without_decoding(stream).take(count))
         if rows:
-            saved = Dataset.from_list(rows, features=stream.features)
-            saved.to_parquet(str(folder / f"{name}.parquet"))
+            # Not by `from_list`, which would encode clips anew.
+            table = pyarrow.Table.from_pylist(rows, schema=stream.features.arrow_schema)
+            Dataset(table).to_parquet(str(folder / f"{name}.parquet"))
 
 
 def without_decoding(table: Table) -> Table:
@@ -146,7 +148,7 @@ def _reading(spec: DatasetSpec, place: Path | Repository, action: Callable[[], A
     """Return what an action of the library gives; its errors become one of ours."""
     try:
         return action()
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, ImportError) as error:
         # The library raises its own errors, of these classes, and those of every reader below it.
         lines = str(error).strip().splitlines()
         where = place if isinstance(place, Path) else f"the repository {place.name}"

@@ -15,7 +15,7 @@ from bench.datasets.sequences import SequenceRows
 from bench.datasets.splits import PART_ORDER, DrawnSplits, count_duplicates
 from bench.digests import digest_strings
 from bench.errors import DatasetError
-from bench.interfaces import Backbone, Emit, Examples, Pool, RawDataset, Split
+from bench.interfaces import Backbone, Emit, Examples, Pool, RawDataset, RawInput, Split
 from bench.record import DataInfo, Preprocessing, Progress, SplitInfo
 from bench.registry import dataset_source
 from bench.spec import DatasetSpec
@@ -132,8 +132,22 @@ def _make_pool(
         [dataset.parts[name] for name in PART_ORDER if name in dataset.parts],
         int(drawn.train[int(away.argmin())]),
     )
-    raw = cache_result(lambda: part.read(position))
+    raw = _as_sent(part, position)
     return rows, lambda: encoder.encode([raw()])[0].values
+
+
+def _as_sent(part: Examples, position: int) -> Callable[[], RawInput]:
+    """Return what takes an example from what a deployed model is sent; reads it once.
+
+    A clip is sent as a file and decoded each time, a text as it is.
+    """
+    encoded = part.encoded
+    if part.modality == "audio" and encoded is not None:
+        from bench.datasets.clips import open_clip
+
+        data = cache_result(lambda: encoded(position))
+        return lambda: open_clip(data())
+    return cache_result(lambda: part.read(position))
 
 
 def _contents(parts: Sequence[Examples]) -> list[str]:

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.images import num_decoding_threads
 from bench.datasets.splits import PART_ORDER
 from bench.digests import digest_value
 from bench.errors import DatasetError
-from bench.interfaces import TOKEN_PADDING, EncodedRow, Examples, Modality, RawDataset, RowEncoder
+from bench.interfaces import (
+    TOKEN_PADDING,
+    EncodedRow,
+    Examples,
+    Modality,
+    RawDataset,
+    RawInput,
+    RowEncoder,
+)
 
 _VERSION = 1
-_CHUNK = 1024
 _VALUES, _LENGTHS, _TRUNCATED = "values.bin", "lengths.npy", "truncated.npy"
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How rows of a modality are stored and padded."""
+    """How rows of a modality are stored and padded, and how many are made at once."""
 
     kind: str
     dtype: str
     padding: float
+    chunk: int
 
 
 _FORMS: dict[Modality, _Form] = {
-    "text": _Form("tokens", "int32", TOKEN_PADDING),
-    "audio": _Form("samples", "float32", float("nan")),
+    "text": _Form("tokens", "int32", TOKEN_PADDING, chunk=1024),
+    "audio": _Form("samples", "float32", float("nan"), chunk=64),
 }
 
 
@@ -67,7 +77,7 @@ class SequenceRows:
         self.digest = digest_value({"kind": self._form.kind, **key})
 
         def make(folder: Path) -> None:
-            _write(folder, self._dtype, _encode_all(parts, encoder))
+            _write(folder, self._dtype, _encode_all(parts, encoder, self._form.chunk))
 
         self._folder = cache.files(self._form.kind, key, make)
         self.lengths: np.ndarray = np.load(self._folder / _LENGTHS)
@@ -98,11 +108,11 @@ class SequenceRows:
         return out
 
 
-def _encode_all(parts: Sequence[Examples], encoder: RowEncoder) -> Iterator[EncodedRow]:
+def _encode_all(parts: Sequence[Examples], encoder: RowEncoder, chunk: int) -> Iterator[EncodedRow]:
     for part in parts:
-        for start in range(0, len(part.ids), _CHUNK):
-            positions = range(start, min(start + _CHUNK, len(part.ids)))
-            rows = encoder.encode([part.read(position) for position in positions])
+        for start in range(0, len(part.ids), chunk):
+            positions = range(start, min(start + chunk, len(part.ids)))
+            rows = encoder.encode(_read(part, positions))
             for position, row in zip(positions, rows, strict=True):
                 if not len(row.values):
                     raise DatasetError(
@@ -110,6 +120,13 @@ def _encode_all(parts: Sequence[Examples], encoder: RowEncoder) -> Iterator[Enco
                         "a row needs one value at least"
                     )
                 yield row
+
+
+def _read(part: Examples, positions: Sequence[int]) -> list[RawInput]:
+    if part.encoded is None:
+        return [part.read(position) for position in positions]
+    with ThreadPoolExecutor(num_decoding_threads()) as threads:
+        return list(threads.map(part.read, positions))
 
 
 def _write(folder: Path, dtype: np.dtype, rows: Iterator[EncodedRow]) -> None:

@@ -1,4 +1,4 @@
-"""``table:<csv|tsv|jsonl|parquet>``: labelled texts or images listed in rows; draws no split."""
+"""``table:<csv|tsv|jsonl|parquet>``: labelled texts, images or clips in rows; draws no split."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.labels import index_classes
 from bench.datasets.layout import TableLayout, conflicting_selectors, find_layout
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
@@ -31,7 +32,9 @@ class TableSource:
     """``table:~/data/reviews.csv``: see `find_layout` for files and columns."""
 
     prefix: ClassVar[str] = "table"
-    selectors: ClassVar[tuple[str, ...]] = ("text", "image", "label", "split", "val", "test")
+    selectors: ClassVar[tuple[str, ...]] = (
+        *("text", "image", "audio", "label", "split", "val", "test"),
+    )
 
     def names(self) -> Sequence[str]:
         """Return nothing: any path is a name."""
@@ -49,10 +52,10 @@ class TableSource:
         if problem := conflicting_request(spec) or conflicting_selectors(spec):
             return problem
         try:
-            find_layout(spec)
+            layout = find_layout(spec)
         except DatasetError as error:
             return str(error)
-        return None
+        return missing_extra(layout.modality)
 
     def locate(self, spec: DatasetSpec) -> Located:
         """Return the tables and the files they list; a table that cannot be used is missing."""
@@ -62,8 +65,8 @@ class TableSource:
         except DatasetError as error:
             lack = Missing(f"data of {spec.name}", str(error), downloadable=False)
             return Located(missing=(lack,))
-        packages = () if layout.modality == "text" else ("pillow",)
-        return Located(files=(*layout.files.values(), *listed), packages=("pyarrow", *packages))
+        packages = ("pyarrow", *READERS[layout.modality])
+        return Located(files=(*layout.files.values(), *listed), packages=packages)
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the rows that have an input and a label; others count as corrupt.
@@ -77,7 +80,7 @@ class TableSource:
         refuse_corrupt(where, rows.incomplete, rows.total, spec.max_corrupt_fraction)
         names = {part: [row.label for row in listed] for part, listed in rows.parts.items()}
         class_names, labels = index_classes(names, where=where)
-        make = _make_texts if layout.modality == "text" else _make_images
+        make = _make_texts if layout.modality == "text" else _make_files
         parts, unreadable = make(layout, rows.parts, labels, cache)
         corrupt = {**rows.incomplete, **unreadable}
         refuse_corrupt(where, corrupt, rows.total, spec.max_corrupt_fraction)
@@ -101,7 +104,7 @@ def _make_texts(
     return parts, {}
 
 
-def _make_images(
+def _make_files(
     layout: TableLayout, rows: _Parts, labels: _Labels, cache: ArtifactCache
 ) -> tuple[dict[str, Examples], Mapping[str, str]]:
     make = _make_embedded if layout.embedded else _make_listed
@@ -111,10 +114,11 @@ def _make_images(
 def _make_listed(
     layout: TableLayout, rows: _Parts, labels: _Labels, cache: ArtifactCache
 ) -> tuple[dict[str, Examples], Mapping[str, str]]:
-    """Return images by their paths, and why some are left out, with their paths."""
-    # Pillow stays out of the parent process, which only checks and locates.
-    from bench.datasets.files import ImageFile, check_files, file_examples
+    """Return images or clips by their paths, and why some are left out, with their paths."""
+    # What decodes stays out of the parent process, which only checks and locates.
+    from bench.datasets.files import ImageFile, check_files, file_examples, file_format
 
+    how = file_format(layout.modality)
     files: dict[str, list[ImageFile]] = {
         part: [
             ImageFile(row.id, layout.root / row.value, int(label))
@@ -123,17 +127,20 @@ def _make_listed(
         for part, listed in rows.items()
     }
     every = [file for listed in files.values() for file in listed]
-    checked = check_files(every, cache)
+    checked = check_files(every, cache, how)
     paths = {file.id: file.path for file in every if file.id in checked.unreadable}
     unreadable = {id_: f"{paths[id_]}: {why}" for id_, why in checked.unreadable.items()}
-    return {part: file_examples(listed, checked) for part, listed in files.items()}, unreadable
+    parts = {part: file_examples(listed, checked, how) for part, listed in files.items()}
+    return parts, unreadable
 
 
 def _make_embedded(
     layout: TableLayout, rows: _Parts, labels: _Labels, cache: ArtifactCache
 ) -> tuple[dict[str, Examples], Mapping[str, str]]:
     from bench.datasets.embedded import EncodedRows, ParquetBytes, check_encoded, encoded_examples
+    from bench.datasets.files import file_format
 
+    how = file_format(layout.modality)
     columns = {file: ParquetBytes(file, layout.input) for file in layout.files.values()}
 
     def fetch_of(listed: Sequence[Row]) -> Callable[[int], bytes | None]:
@@ -145,6 +152,6 @@ def _make_embedded(
     }
     stamps = {name: list(stamp) for name, stamp in stamp_files(layout.files.values()).items()}
     source = {"stamps": stamps, "column": layout.input}
-    checked = check_encoded(list(encoded.values()), source, cache)
-    parts = {part: encoded_examples(each, checked) for part, each in encoded.items()}
+    checked = check_encoded(list(encoded.values()), source, cache, how)
+    parts = {part: encoded_examples(each, checked, how) for part, each in encoded.items()}
     return parts, checked.unreadable

@@ -1,4 +1,4 @@
-"""A folder -> its classes, splits and image files, from names alone; opens no file."""
+"""A folder -> its classes, splits and files, from names alone; opens no file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pathlib import Path
 
 from bench.datasets.splits import PART_NAMES
 from bench.errors import DatasetError
+from bench.interfaces import Modality
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff")
 ) | {".webp", ".avif"}
-"""Files with other suffixes are not looked at; case does not matter."""
+SOUND_SUFFIXES = frozenset((".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"))
+"""Files with other suffixes than these and those of images are not looked at, whatever the case."""
+
+_MODALITIES: dict[str, Modality] = {
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys(SOUND_SUFFIXES, "audio"),
+}
 
 _IGNORED = ("__MACOSX", "__pycache__")
 
@@ -25,17 +32,19 @@ class Tree:
     Attributes:
         class_names: Sorted; their position is the class index.
         files: By part: path relative to the root in POSIX form, and class index; sorted.
+        modality: Of the files, by their suffixes; all are alike.
     """
 
     root: Path
     class_names: tuple[str, ...]
     files: Mapping[str, tuple[tuple[str, int], ...]]
+    modality: Modality
 
 
 def scan_tree(root: Path) -> Tree:
-    """Return classes and image files below a folder.
+    """Return classes and files, images or clips, below a folder.
 
-    Two layouts are known: ``<class>/**/image`` and ``<split>/<class>/**/image`` with the splits
+    Two layouts are known: ``<class>/**/file`` and ``<split>/<class>/**/file`` with the splits
     ``train`` (or ``training``), and ``val`` (or ``valid``, ``validation``, ``dev``) and ``test``
     (or ``testing``) where there are any, in any case. Hidden files and folders are ignored, links
     are followed.
@@ -50,7 +59,33 @@ def scan_tree(root: Path) -> Tree:
     class_names = tuple(sorted(entry.name for entry in _folders(parts["train"])))
     _check_classes(parts["train"], class_names)
     files = {part: _part_files(root, folder, class_names) for part, folder in parts.items()}
-    return Tree(root=root, class_names=class_names, files=files)
+    modality = _one_modality(root, [name for part in files.values() for name, _ in part])
+    return Tree(root=root, class_names=class_names, files=files, modality=modality)
+
+
+def first_modality(root: Path) -> Modality | None:
+    """Return what the first file below a folder holds, without listing the others.
+
+    Raises:
+        DatasetError: A folder cannot be listed.
+    """
+    path = next(_files(root, ()), None) if root.is_dir() else None
+    return None if path is None else _modality(path)
+
+
+def _one_modality(root: Path, names: list[str]) -> Modality:
+    """Return what all files hold.
+
+    Raises:
+        DatasetError: Some are images and some are clips.
+    """
+    first = {_modality(name): name for name in reversed(names)}
+    if len(first) > 1:
+        raise DatasetError(
+            f"{root} holds images ({first['image']}) beside sound ({first['audio']}). "
+            "Keep files of one kind in it."
+        )
+    return next(iter(first)) or "image"
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -79,10 +114,12 @@ def _part_folders(root: Path) -> dict[str, Path]:
 
 def _check_classes(folder: Path, class_names: tuple[str, ...]) -> None:
     if not class_names:
-        loose = any(_is_image(entry.name) for entry in _entries(folder))
-        found = "images but no class folders" if loose else "no class folders"
+        loose = {_modality(entry.name) for entry in _entries(folder)}
+        kind = "images" if "image" in loose else "clips" if "audio" in loose else None
+        found = f"{kind} but no class folders" if kind else "no class folders"
         raise DatasetError(
-            f"{folder} holds {found}. Put the images of each class into a sub-folder of its name."
+            f"{folder} holds {found}. Put the {kind or 'images'} of each class into a sub-folder "
+            "of its name."
         )
     if len(class_names) == 1:
         raise DatasetError(
@@ -102,11 +139,11 @@ def _part_files(
                 f"{', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}. "
                 "Rename it, or add it to train."
             )
-        paths = sorted(_images(Path(entry.path), ()))
+        paths = sorted(_files(Path(entry.path), ()))
         if not paths:
             raise DatasetError(
-                f"class folder {entry.path} holds no images. Fill it or remove it. "
-                f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+                f"class folder {entry.path} holds no images and no clips. Fill it or remove it. "
+                f"Known suffixes: {' '.join(sorted(_MODALITIES))}"
             )
         label = index[entry.name]
         files.extend((Path(path).relative_to(root).as_posix(), label) for path in paths)
@@ -124,16 +161,16 @@ def _check_encoding(root: Path, files: list[tuple[str, int]]) -> None:
             ) from error
 
 
-def _images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the paths of images at any depth; a link back to a folder above is not followed."""
+def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield paths of images and clips at any depth; a link back to a folder above is left out."""
     stat = folder.stat()
     identity = (stat.st_dev, stat.st_ino)
     if identity in above:
         return
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _images(Path(entry.path), (*above, identity))
-        elif _is_image(entry.name):
+            yield from _files(Path(entry.path), (*above, identity))
+        elif _modality(entry.name):
             yield entry.path
 
 
@@ -155,5 +192,6 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _IGNORED
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - ten times as fast
+def _modality(name: str) -> Modality | None:
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122 - ten times as fast
+    return _MODALITIES.get(suffix.lower())

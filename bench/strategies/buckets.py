@@ -19,10 +19,14 @@ WINDOW = 50
 
 
 def lengths_of(split: Split) -> Tensor | None:
-    """Return the length of every example of a split, int64, shape (N,); None for images."""
+    """Return the length of every example of a split, int64, shape (N,); None where all are alike.
+
+    Images are alike, and so are texts or clips of one length: their batches are those of images.
+    """
     if not isinstance(split.pool, SequencePool):
         return None
-    return torch.from_numpy(np.ascontiguousarray(split.pool.lengths[split.rows]))
+    lengths = torch.from_numpy(np.ascontiguousarray(split.pool.lengths[split.rows]))
+    return lengths if bool((lengths != lengths[:1]).any()) else None
 
 
 def evaluation_order(num_examples: int, lengths: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import StrategyError
-from bench.interfaces import Adapted, Split, Stage, Task
+from bench.interfaces import Adapted, SequencePool, Split, Stage, Task
 from bench.numerics import apply_plan, plan_forward, plan_train
 from bench.record import Effective, NumericsPlan
 from bench.spec import TrainingSpec
@@ -233,7 +233,7 @@ def _prepare(
     try:
         if trained.stages is None:
             train, val = images.feeds
-        elif task.backbone.modality != "image":
+        elif _differ_in_length(task.train):
             raise PlainPath("texts and clips differ in length, and only the model has their masks")
         elif without_prefix is not None:
             raise PlainPath(without_prefix)
@@ -262,6 +262,12 @@ def _prepare(
         notes=notes,
         last_epoch=task.last_epoch(spec.epochs),
     )
+
+
+def _differ_in_length(split: Split) -> bool:
+    """Return whether a pool has texts or clips of several lengths, padded where they meet."""
+    pool = split.pool
+    return isinstance(pool, SequencePool) and bool((pool.lengths != pool.lengths[0]).any())
 
 
 def _assemble(task: Task, recipe: Recipe, forward: NumericsPlan, chosen: Chosen) -> Adapted:

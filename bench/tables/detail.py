@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.compare import Difference
 from bench.record import (
+    AudioPreprocessing,
     EpochPoint,
     InferProfile,
     InputPreprocessing,
@@ -288,6 +289,9 @@ def _describe_preprocessing(how: InputPreprocessing) -> str:
     if isinstance(how, TextPreprocessing):
         pooling = "" if how.pooling is None else f", pooling {how.pooling}"
         return f"at most {how.max_tokens} tokens{pooling}, tokenizer {how.tokenizer[:12]}"
+    if isinstance(how, AudioPreprocessing):
+        limit = f"{how.sample_rate} Hz, at most {how.max_seconds:g} s"
+        return f"{limit}, feature extractor {how.extractor[:12]}"
     size = f"{how.image_size} px, {how.interpolation}, crop {how.crop_fraction:g}"
     return f"{size}, mean {how.mean}, std {how.std}"
 

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+import soundfile
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.hf import HubDataSource
 from bench.errors import DatasetError
-from bench.interfaces import RawDataset
+from bench.interfaces import Clip, RawDataset
 from bench.spec import DatasetSpec
 
 SOURCE = HubDataSource()
@@ -98,6 +101,27 @@ def test_images_in_parquet_have_their_columns_and_splits_by_themselves(
     assert examples.ids == ("test/000000", "test/000001") and examples.modality == "image"
     assert examples.read(1).size == (12, 9)
     assert examples.encoded is not None and examples.encoded(0).startswith(b"\x89PNG")
+
+
+def test_clips_in_parquet_have_their_column_by_themselves(
+    tmp_path: Path, cache: ArtifactCache
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.array([0.0, 0.5, -0.5]), 8000, format="WAV", subtype="FLOAT")
+    features = Features({"sound": Audio(), "label": ClassLabel(names=["x", "y"])})
+    cell = {"bytes": file.getvalue(), "path": None}
+    rows = [{"sound": cell, "label": label} for label in (0, 1, 0)]
+    (tmp_path / "set").mkdir()
+    # As the hub stores them; the library itself wants another package to encode clips.
+    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
+    pq.write_table(table, tmp_path / "set" / "train.parquet")
+    assert SOURCE.modality(spec_of(tmp_path / "set")) == "audio"
+    for fields in ({}, {"streaming": 2}):
+        examples = load(tmp_path / "set", cache, **fields).parts["train"]
+        assert len(examples.ids) == fields.get("streaming", 3)
+        clip = examples.read(1)
+        assert isinstance(clip, Clip)
+        assert (clip.samples.tolist(), clip.sample_rate) == ([0.0, 0.5, -0.5], 8000)
 
 
 def test_one_parquet_file_is_a_dataset_without_splits(tmp_path: Path, cache: ArtifactCache) -> None:
@@ -198,7 +222,7 @@ def test_several_labels_for_an_example_are_refused(tmp_path: Path, cache: Artifa
     assert said.startswith(
         f"hf/{tmp_path}/set, train: column 'labels' holds lists of labels (List(ClassLabel(names="
     )
-    assert "multi-label. bench scores single-label tasks, one class for each example." in said
+    assert "multi-label, and bench scores single-label classification: each example has" in said
 
 
 @pytest.mark.parametrize(

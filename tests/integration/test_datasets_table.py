@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from PIL import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.table import TableSource
 from bench.errors import DatasetError
-from bench.interfaces import RawDataset
+from bench.interfaces import Clip, RawDataset
 from bench.spec import DatasetSpec
 
 SOURCE = TableSource()
@@ -84,7 +85,8 @@ def test_named_columns_of_a_csv_are_texts_and_classes_as_written(
     assert read_all(data) == [text for text, _ in REVIEWS]
     assert data.parts["train"].labels.tolist() == [1, 0, 1, 0]
     assert data.parts["train"].ids[:2] == ("reviews/000000", "reviews/000001")
-    assert data.parts["train"].modality == SOURCE.modality(spec_of(path, text="body")) == "text"
+    spec = spec_of(path, text="body", label="stars")
+    assert data.parts["train"].modality == SOURCE.modality(spec) == "text"
 
 
 def test_a_spreadsheet_s_mark_and_blanks_in_the_header_do_not_hide_a_column(
@@ -225,9 +227,9 @@ def test_several_labels_for_an_example_are_refused(
     with pytest.raises(DatasetError) as caught:
         load(path, cache, label="tags")
     assert str(caught.value) == (
-        f"{path}, row 0: column 'tags' holds lists of labels (['x']): multi-label. bench scores "
-        "single-label tasks, one class for each example. Choose a column with one label, or make "
-        "a column per class and a dataset of each."
+        f"{path}, row 0: column 'tags' holds lists of labels (['x']): multi-label, and bench "
+        "scores single-label classification: each example has exactly one class. For one "
+        "attribute of several, make a dataset whose classes are its values."
     )
 
 
@@ -393,6 +395,32 @@ def test_images_can_be_bytes_in_parquet(
     assert data.corrupt == ("r/000007", "r/000008")
     with pytest.raises(DatasetError, match=r"r/000007 \(not an image\), r/000008 \(no image\)"):
         load(path, cache)
+
+
+def encode_wav(samples: Sequence[float]) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.array(samples, dtype=np.float32), 8000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_clips_are_paths_or_bytes_too(tmp_path: Path, cache: ArtifactCache, embedded: bool) -> None:
+    sounds = [[0.0, 0.5, -0.5], [0.25, 0.0]]
+    if embedded:
+        path = tmp_path / "r.parquet"
+        rows = [{"audio": encode_wav(each), "label": "xy"[at]} for at, each in enumerate(sounds)]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        for at, each in enumerate(sounds):
+            (tmp_path / f"{at}.wav").write_bytes(encode_wav(each))
+        path = save_csv(tmp_path / "r.csv", ["audio", "label"], [["0.wav", "x"], ["1.wav", "y"]])
+    data = load(path, cache)
+    clips = [clip for clip in read_all(data) if isinstance(clip, Clip)]
+    assert [(clip.samples.tolist(), clip.sample_rate) for clip in clips] == [
+        (each, 8000) for each in sounds
+    ]
+    assert data.parts["train"].modality == SOURCE.modality(spec_of(path)) == "audio"
+    assert "soundfile" in SOURCE.locate(spec_of(path)).packages
 
 
 def test_a_second_load_of_embedded_images_decodes_none(

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bench.notation import parse_duration
 from bench.spec import (
     BackboneSpec,
     Cell,
@@ -12,7 +13,6 @@ from bench.spec import (
     StrategySpec,
     Suite,
     TrainingSpec,
-    parse_duration,
 )
 
 

@@ -202,7 +202,7 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [{name: 'table:r.csv', revision: main}]",
             "datasets",
             "s.yaml:4: dataset 'table:r.csv' has no use for 'revision'. It takes text, image, "
-            "label, split, val, test.",
+            "audio, label, split, val, test.",
         ),
         (
             "datasets: [{name: digits, lable: stars}]",
