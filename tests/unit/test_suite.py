@@ -208,8 +208,8 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [{name: digits, lable: stars}]",
             "datasets",
             "s.yaml:4: unknown key 'lable'. Did you mean 'label'? Known: name, image_size, "
-            "train_examples, shots, max_corrupt_fraction, config, text, image, audio, label, "
-            "split, val, test, revision, streaming.",
+            "train_examples, shots, max_corrupt_fraction, refit, protocol, folds, splits, config, "
+            "text, image, audio, label, split, val, test, revision, streaming.",
         ),
         (
             "backbones: [{name: tiny/resnet18, checkpoint: nowhere.pth}]",
