@@ -374,8 +374,28 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True)
+class Refit:
+    """What a strategy is to fit again with: the choice is made, and train holds what val held.
+
+    Attributes:
+        train: That the choice was made with.
+        val: That it was made on.
+        epoch: The one that was kept; None where no epoch was chosen.
+    """
+
+    train: Split
+    val: Split
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Task:
-    """All that a strategy may see. There is no test split here, by construction."""
+    """All that a strategy may see. There is no test split here, by construction.
+
+    Attributes:
+        refit: Set where a setting that val chose is fitted again on train and val together: then
+            `train` is both, `val` is None, and the spec has one value of each field.
+    """
 
     backbone: Backbone
     train: Split
@@ -383,6 +403,15 @@ class Task:
     num_classes: int
     seed: int
     runtime: Runtime
+    refit: Refit | None = None
+
+    def last_epoch(self, epochs: int) -> int:
+        """Return the epoch after which training ends: the chosen one where it is fitted again.
+
+        Args:
+            epochs: Over which the schedule runs, in either case.
+        """
+        return epochs if self.refit is None else self.refit.epoch or epochs
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def _add_commands() -> None:
         run,
         schema,
         show,
+        splits,
         store,
     )
     from bench.cli import table as table_command
@@ -48,6 +49,7 @@ def _add_commands() -> None:
     ):
         app.command(name, short_help=short)(function)
     app.add_typer(baseline.app, name="baseline", help="Runs kept as the reference of later ones.")
+    app.add_typer(splits.app, name="splits", help="Which examples are train, val and test.")
     app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
 
 

@@ -128,7 +128,7 @@ def _likenesses(cell: Cell) -> tuple[tuple[str, ...], ...]:
 def name_cells(cells: Sequence[Cell]) -> dict[Cell, str]:
     """Return one line per cell, no two alike: variants of a strategy say in what they differ."""
     return {
-        cell: f"{label.backbone} · {label.dataset} · {label.strategy} · seed {cell.seed}"
+        cell: f"{label.backbone} · {label.dataset} · {label.strategy} · {cell.draw}"
         for cell, label in zip(cells, label_cells(cells), strict=True)
     }
 

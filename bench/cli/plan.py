@@ -86,7 +86,8 @@ def _row(survey: "CellSurvey", blocking: "Sequence[Missing]") -> tuple[str, ...]
         state = "missing" if set(survey.missing) & set(blocking) else "to download"
     seconds = survey.estimated_seconds
     estimate = "" if survey.measured or seconds is None else duration(seconds)
-    names = (cell.backbone.label, cell.dataset.label, cell.strategy.name, str(cell.seed))
+    draw = cell.draw.removeprefix("seed ")
+    names = (cell.backbone.label, cell.dataset.label, cell.strategy.name, draw)
     return (*names, state, estimate)
 
 
