@@ -15,13 +15,21 @@ from bench.datasets.prepare import PreparedData, prepare_data
 from bench.datasets.sequences import SequenceRows
 from bench.errors import DatasetError, StrategyError
 from bench.interfaces import TOKEN_PADDING, Backbone, EncodedRow, RowEncoder, Split, Task
+from bench.numerics.trial import _without_dropout
 from bench.record import Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Numerics
 from bench.strategies.features import extract_features
 from bench.strategies.feed import InputFeed
 from bench.strategies.inputs import typical_batch
+from bench.tables.detail import record_text
 from tests.integration.test_execute import make_cell, record_of
-from tests.texts import load_text_backbone, make_dataset, make_texts, save_text_model
+from tests.texts import (
+    load_text_backbone,
+    make_dataset,
+    make_model,
+    make_texts,
+    save_text_model,
+)
 from tests.training import TestRuntime, seeing, small_backbone
 
 CPU = torch.device("cpu")
@@ -236,6 +244,18 @@ def test_augmentation_of_texts_is_refused(
         strategy.adapt(task, strategy.Spec(name=name, **fields))
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_candidates_are_compared_without_the_dropout_of_attention(kind: str) -> None:
+    model = make_model(kind, 60).train()
+    tokens = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        with _without_dropout(model):
+            one, same = (model(tokens).last_hidden_state for _ in range(2))
+        assert torch.equal(one, same)
+        one, other = (model(tokens).last_hidden_state for _ in range(2))
+        assert not torch.equal(one, other), "it is back afterwards"
+
+
 # Prepared data and whole cells
 
 
@@ -293,7 +313,9 @@ def test_a_text_cell_is_a_whole_record(name: str, folder: Path, tmp_path: Path) 
     record = record_of(cell, tmp_path)
     assert record.status is Status.OK, record.failure
     assert record.test is not None and record.data is not None
-    assert record.data.splits["test"].num_truncated == 0
+    assert record.data.splits["test"].num_truncated == 0 == record.data.num_truncated
+    shown = record_text(record)
+    assert "96 examples, 0 truncated" in shown and "at most 64 tokens, pooling cls" in shown
     assert record.infer_profile is not None and record.infer_profile.end_to_end is not None
     assert (record.train_profile is None) == (name == "linear_probe")
     again = record_of(cell, tmp_path / "again")
