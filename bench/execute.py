@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,23 @@ from bench import metrics, registry
 from bench.artifacts import ArtifactCache, default_cache_dir
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_value
+from bench.entry_points import Plugin
 from bench.environment import collect_environment
 from bench.errors import BenchError, DivergedError
 from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.numerics import CompileSite, compiling_at
-from bench.record import Failure, NumericsPlan, PredictionSet, Recalled, Record, Scores, Status
+from bench.record import (
+    Environment,
+    Failure,
+    NumericsPlan,
+    PredictionSet,
+    Recalled,
+    Record,
+    Scores,
+    Status,
+)
 from bench.spec import Job
 
 KEY_VERSION = 1
@@ -95,6 +106,7 @@ class _Attempt:
         self.cell = job.cell
         self.host = HostMemory()
         self.began = time.perf_counter()
+        self.plugins: Mapping[str, Plugin] = {}
         self.fields: dict[str, Any] = {"started_at": datetime.now(UTC), "key": None}
         self.runtime = CellRuntime(job, emit)
         self.compile_site = CompileSite(self.runtime.phase, self.runtime.cache.root / "inductor")
@@ -105,9 +117,8 @@ class _Attempt:
             # Calls that name no device go to the current one, which is not ours by default.
             torch.cuda.set_device(self.runtime.device)
         torch.manual_seed(self.cell.seed)
-        self.fields["environment"] = collect_environment(
-            self.job.device, Path(self.job.project_dir)
-        )
+        self.plugins = registry.plugins_of(self.cell)
+        self.fields["environment"] = self._environment()
         strategy = registry.strategy(self.cell.strategy.name)
         backbone = self._load_backbone()
         data = self._prepare_data(backbone, strategy)
@@ -119,6 +130,12 @@ class _Attempt:
         self._profile(backbone, data, adapted)
         self._note(self.compile_site.failures)
         return self._record(Status.OK)
+
+    def _environment(self) -> Environment:
+        """Return the machine and its packages, the distributions of this cell's plugins too."""
+        here = collect_environment(self.job.device, Path(self.job.project_dir))
+        versions = {plugin.distribution: plugin.version for plugin in self.plugins.values()}
+        return here.model_copy(update={"packages": here.packages | versions})
 
     def _note(self, notes: Sequence[str]) -> None:
         effective = self.fields["effective"]
@@ -132,6 +149,8 @@ class _Attempt:
                 self.cell.backbone, image_size=self.cell.image_size, seed=self.cell.seed
             )
             backbone.module.to(self.runtime.device)
+            if "backbones" in self.plugins:
+                backbone = _with_origin(backbone, self.plugins["backbones"])
         self.fields |= {"backbone": backbone.info, "preprocessing": backbone.preprocessing}
         return backbone
 
@@ -153,15 +172,18 @@ class _Attempt:
 
     def _identify(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> str:
         """Return the key: a versioned hash of all that can change the numbers, part by part."""
+        spec = self.cell.strategy
         splits = {name: split.ids_digest for name, split in data.info.splits.items()}
         parts = {
             "key_version": str(KEY_VERSION),
             "weights": backbone.info.weights_digest,
-            "dataset": data.info.fingerprint,
+            "dataset": self._stamped("datasets", data.info.fingerprint),
             "splits": digest_value(splits),
             "preprocessing": digest_value(backbone.preprocessing.model_dump(mode="json")),
-            "strategy": digest_value(self.cell.strategy.model_dump(mode="json")),
-            "strategy_version": f"{self.cell.strategy.name} {strategy.version}",
+            "strategy": digest_value(spec.model_dump(mode="json")),
+            "strategy_version": self._stamped(
+                "strategies", f"{spec.name} {strategy.version}{spec.amendment()}"
+            ),
             "seed": str(self.cell.seed),
             "numerics": self.cell.numerics.value,
         }
@@ -169,6 +191,11 @@ class _Attempt:
             parts["compile"] = "true"
         self.fields |= {"key_parts": parts, "key": digest_value(parts)}
         return str(self.fields["key"])
+
+    def _stamped(self, kind: str, value: str) -> str:
+        """Return a part of the key with the distribution that it comes from, where not bench."""
+        plugin = self.plugins.get(kind)
+        return value if plugin is None else f"{value} ({plugin.origin})"
 
     def _adapt(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> Adapted:
         task = Task(
@@ -247,6 +274,17 @@ class _Attempt:
             artifacts=artifacts,
             **self.fields,
         )
+
+
+def _with_origin(backbone: Backbone, plugin: Plugin) -> Backbone:
+    """Return a plugin's backbone known by the plugin's version too.
+
+    What is stored of its passes is found by the digest of its weights; the code that runs them may
+    differ between two versions of the plugin.
+    """
+    digest = digest_value([backbone.info.weights_digest, plugin.origin])
+    info = backbone.info.model_copy(update={"weights_digest": digest})
+    return replace(backbone, info=info)
 
 
 def _score(

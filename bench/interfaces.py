@@ -223,7 +223,11 @@ class RawDataset:
 
 
 class DatasetSource(Protocol):
-    """One place datasets come from; importable without torch."""
+    """One place datasets come from; importable without torch.
+
+    A source whose specs may set selectors (``text``, ``label``, …) lists their keys in an attribute
+    ``selectors``; others are refused.
+    """
 
     prefix: ClassVar[str]
 

@@ -8,7 +8,8 @@ from typing import cast
 
 from bench import registry
 from bench.errors import UsageError
-from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec, Suite, parse_seed_range
+from bench.notation import parse_seed_range
+from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec, Suite
 
 _MAX_LISTED = 30
 _WILDCARDS = frozenset("*?[")

@@ -138,7 +138,8 @@ class BackboneInfo(Frozen):
     """What is known of a loaded backbone.
 
     Attributes:
-        weights_digest: sha256 of the architecture and of every parameter and buffer, in order.
+        weights_digest: sha256 of the architecture and of every parameter and buffer, in order; of
+            that and the plugin's version where a plugin brings the backbone.
         weights_source: Where they came from, for people: a file, a hub id with revision, or random.
         num_parameters: Of the backbone, without head.
         stages: Names in order from input to output.

@@ -4,16 +4,18 @@ A new backbone source, dataset source or strategy is one new file and one line h
 point ``bench.backbones``, ``bench.datasets`` or ``bench.strategies`` in another distribution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, cast
 
+from bench.entry_points import Plugin, find_plugins, forget_found
 from bench.errors import BenchError, UsageError
 from bench.interfaces import BackboneSource, DatasetSource, Modality, Strategy
-from bench.spec import BackboneSpec, DatasetSpec
+from bench.plugins import guard
+from bench.spec import BackboneSpec, Cell, DatasetSpec
 
 BACKBONES = {
     "hf": "bench.backbones.hf:HubSource",
@@ -26,7 +28,9 @@ DATASETS = {
     "chatterbot-topics": "bench.datasets.chatterbot:ChatterbotSource",
     "digits": "bench.datasets.digits:DigitsSource",
     "folder": "bench.datasets.folder:FolderSource",
+    "hf": "bench.datasets.hf:HubDataSource",
     "mnist-5k": "bench.datasets.mnist_5k:Mnist5kSource",
+    "table": "bench.datasets.table:TableSource",
     "torchvision": "bench.datasets.torchvision:TorchvisionSource",
 }
 STRATEGIES = {
@@ -55,8 +59,84 @@ def registered(kind: str) -> Mapping[str, str]:
     Args:
         kind: ``backbones``, ``datasets`` or ``strategies``.
     """
-    plugins = {point.name: point.value for point in entry_points(group=f"bench.{kind}")}
+    found = find_plugins()
+    plugins = {name: each[0].target for (of, name), each in found.items() if of == kind}
     return MappingProxyType(dict(sorted((plugins | _BUILT_IN[kind]).items())))
+
+
+def plugin_of(kind: str, name: str) -> Plugin | None:
+    """Return the plugin that provides a registered name, or None where bench itself does.
+
+    Args:
+        kind: As above.
+        name: A strategy, or the prefix of a source.
+
+    Raises:
+        BenchError: Several distributions provide it.
+    """
+    if name in _BUILT_IN[kind]:
+        return None
+    found = find_plugins().get((kind, name), ())
+    if len(found) > 1:
+        raise BenchError(_describe_twins(found))
+    return found[0] if found else None
+
+
+def plugins_of(cell: Cell) -> Mapping[str, Plugin]:
+    """Return kind -> plugin for what a cell takes from other distributions; raises as above.
+
+    Their versions are part of what a cell is known by: bench cannot know what changed in them.
+    """
+    names = {
+        "backbones": backbone_prefix(cell.backbone.name),
+        "datasets": dataset_prefix(cell.dataset.name),
+        "strategies": cell.strategy.name,
+    }
+    found = {kind: plugin_of(kind, name) for kind, name in names.items()}
+    return {kind: plugin for kind, plugin in found.items() if plugin is not None}
+
+
+@dataclass(frozen=True)
+class PluginState:
+    """A plugin, whether it can be used in one word or two, and why not in a sentence."""
+
+    plugin: Plugin
+    word: str
+    problem: str | None = None
+
+
+def plugin_states() -> tuple[PluginState, ...]:
+    """Return every plugin, by kind and name, with whether it can be used; it imports them."""
+    return tuple(
+        _state_of(plugin, plugins)
+        for _, plugins in sorted(find_plugins().items())
+        for plugin in plugins
+    )
+
+
+def _state_of(plugin: Plugin, of_this_name: Sequence[Plugin]) -> PluginState:
+    if plugin.name in _BUILT_IN[plugin.kind]:
+        reason = f"{plugin} is not used: the built-in of that name wins. Rename the entry point."
+        return PluginState(plugin, "not used", reason)
+    if len(of_this_name) > 1:
+        return PluginState(plugin, "not used", _describe_twins(of_this_name))
+    try:
+        _load(plugin.kind, plugin.name)
+    except BenchError as error:
+        return PluginState(plugin, "broken", str(error))
+    return PluginState(plugin, "ready")
+
+
+def forget_plugins() -> None:
+    """Look for plugins again from now on: call it after one was installed or removed."""
+    forget_found()
+    registered.cache_clear()
+    _load.cache_clear()
+
+
+def _describe_twins(plugins: Sequence[Plugin]) -> str:
+    listed = " and ".join(map(str, plugins))
+    return f"{listed} give one name, and none is used. Uninstall all but one."
 
 
 @cache
@@ -67,13 +147,8 @@ def _load(kind: str, name: str) -> Any:
     if target.startswith("bench."):
         module, _, attribute = target.partition(":")
         return getattr(import_module(module), attribute)()
-    try:
-        return EntryPoint(name, target, f"bench.{kind}").load()()
-    except Exception as error:
-        raise BenchError(
-            f"plugin '{name}' ({target}, entry point bench.{kind}) does not load: "
-            f"{type(error).__name__}: {error}. Fix or uninstall it."
-        ) from error
+    plugin = plugin_of(kind, name)
+    return Plugin(kind, name, target).make() if plugin is None else guard(plugin)
 
 
 def backbone_prefix(name: str) -> str:

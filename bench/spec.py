@@ -1,6 +1,5 @@
 """Suite, cell and strategy as frozen models, also the JSON Schema of the YAML; knows no files."""
 
-import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import product
@@ -21,54 +20,23 @@ from pydantic import (
     model_validator,
 )
 
+from bench.notation import parse_duration, parse_seed_range
+
 T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
 _MIXING = ("mixup", "cutmix")
+_ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
+_COLUMN_KEYS = {"label_column": "label"}
 _OF_TEXT = ("max_tokens", "pooling")
-_SEED_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_MAX_SEEDS = 10_000
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
+"""Fields of training that came later, with the values under which they do nothing."""
 
 
 def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
     """Return the values of a field typed ``T | Grid[T]``, one or several."""
     return field if isinstance(field, tuple) else (field,)
-
-
-def parse_duration(value: Any) -> Any:
-    """Return seconds for ``90``, ``90s``, ``2h`` or ``1h30m``.
-
-    Raises:
-        ValueError: The text is not a duration.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if not match or not any(match.groups()):
-        raise ValueError(f"'{value}' is not a duration; write 90s, 15m, 2h or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def parse_seed_range(value: Any) -> Any:
-    """Return ``0..9`` as the whole numbers from 0 to 9, both included; a list as it is.
-
-    Raises:
-        ValueError: The text is not a range, is empty, or has more than 10,000 seeds.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SEED_RANGE.fullmatch(value.strip())
-    if not match:
-        raise ValueError(
-            f"'{value}' is not a range of seeds; write 0..9 for ten of them, or a list"
-        )
-    first, last = (int(part) for part in match.groups())
-    if not first <= last < first + _MAX_SEEDS:
-        raise ValueError(f"'{value}' must go up, over at most {_MAX_SEEDS} seeds")
-    return tuple(range(first, last + 1))
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -142,6 +110,11 @@ class BackboneSpec(_Named):
         return self.name if self.revision is None else f"{self.name} ({self.revision})"
 
 
+def _selector(description: str, alias: str | None = None) -> Any:
+    """Return a field that is absent unless set."""
+    return Field(default=None, description=description, alias=alias)
+
+
 class DatasetSpec(_Named):
     """Labelled examples as the suite names them.
 
@@ -151,6 +124,9 @@ class DatasetSpec(_Named):
         train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+
+    The other fields, its selectors, say where in a table or on the hub the examples are; a source
+    takes those that it lists. `label_column` is ``label`` in the suite and in every dump.
     """
 
     name: str
@@ -158,11 +134,37 @@ class DatasetSpec(_Named):
     train_examples: int | None = Field(default=None, ge=2)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+    config: str | None = _selector("Configuration of a dataset on the hub.")
+    text: str | None = _selector("Column that holds the texts.")
+    image: str | None = _selector("Column of images: paths relative to the table, or bytes.")
+    audio: str | None = _selector("Column of sound: paths relative to the table, or bytes.")
+    label_column: str | None = _selector("Column that holds the class names.", alias="label")
+    split: str | None = _selector("Column that says train, val or test for each row.")
+    val: str | None = _selector("File of val beside the table, or name of a split on the hub.")
+    test: str | None = _selector("File of test beside the table, or name of a split on the hub.")
+    revision: str | None = _selector("Branch, tag or commit of a dataset on the hub.")
+    streaming: PositiveInt | None = _selector("Stream only this many first examples of a split.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_selectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: keys and labels of cells from before it stay."""
+        values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
+        return {
+            key: values[key] for key in values if key in _ANY_DATASET or values[key] is not None
+        }
+
+    @property
+    def selectors(self) -> dict[str, Any]:
+        """What is set of the fields that say where the examples are, by key of the suite."""
+        return {key: value for key, value in self.model_dump().items() if key not in _ANY_DATASET}
 
     @property
     def label(self) -> str:
-        """The name in tables; shots are part of it since they make another task."""
-        return self.name if self.shots is None else f"{self.name} ({self.shots} shots)"
+        """The name in tables; what makes another task of the same name is part of it."""
+        named = self.selectors
+        parts = [f"first {named[key]}" if key == "streaming" else named[key] for key in named]
+        parts += [] if self.shots is None else [f"{self.shots} shots"]
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
         """Return one dataset per number of shots; where it sets none, of the suite's default."""
@@ -186,6 +188,14 @@ class StrategySpec(_Named):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
+
+    def amendment(self) -> str:
+        """Return what changed in the meaning of these very settings since the strategy's version.
+
+        Part of a cell's key, so that a change to one option sets no other cell apart; empty where
+        nothing did.
+        """
+        return ""
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return the fields that are on and that mean nothing for texts and clips."""
@@ -220,7 +230,11 @@ class TrainingSpec(StrategySpec):
         cutmix: Alpha for cutting a rectangle out of one image and filling it from another, labels
             mixed by area; 0 is off. With `mixup` on too, each batch takes one of the two at even
             odds. Source: Yun et al., 2019.
-        head_init: ``zeros``, or ``probe``: the linear probe's solution on the same features.
+        head_init: ``zeros``, or ``probe``: a linear probe's solution on the same features, not
+            standardised.
+        class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
+            train examples of its class and k classes: each class counts the same. What val chooses
+            by is not weighted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -239,6 +253,11 @@ class TrainingSpec(StrategySpec):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     head_init: Literal["zeros", "probe"] = "zeros"
+    class_weights: Literal["none", "balanced"] = "none"
+
+    def amendment(self) -> str:
+        """Return that the probe which training goes on from is no longer standardised."""
+        return " plain probe" if self.head_init == "probe" else ""
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return which of augmentation and mixing are on."""
@@ -247,9 +266,9 @@ class TrainingSpec(StrategySpec):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave mixing out where it is off: keys and labels of cells from before it stay."""
+        """Leave out what is off and came later: keys and labels of cells from before it stay."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key not in _MIXING or value}
+        return {key: value for key, value in values.items() if _OFF.get(key) != value}
 
 
 def _fits(pattern: str, *texts: str) -> bool:

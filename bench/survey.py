@@ -99,16 +99,19 @@ def request_key(cell: Cell) -> str:
 def _key_text(cell: Cell) -> tuple[str, str]:
     """Return what a request key digests, before and after the seed: thousands of cells share it."""
     backbone, dataset = _states(cell)
-    text = canonical_text(
-        {
-            "version": _KEY_VERSION,
-            "cell": cell.canonical(),
-            "strategy_version": registry.strategy(cell.strategy.name).version,
-            "backbone": backbone.digest,
-            "dataset": dataset.digest,
-            "packages": _core_versions(),
-        }
-    )
+    version = registry.strategy(cell.strategy.name).version
+    amendment = cell.strategy.amendment()
+    value = {
+        "version": _KEY_VERSION,
+        "cell": cell.canonical(),
+        "strategy_version": f"{version}{amendment}" if amendment else version,
+        "backbone": backbone.digest,
+        "dataset": dataset.digest,
+        "packages": _core_versions(),
+    }
+    if plugins := registry.plugins_of(cell):
+        value["plugins"] = {kind: plugin.origin for kind, plugin in plugins.items()}
+    text = canonical_text(value)
     before, after = text.split(str(_ANY_SEED))
     return before, after
 

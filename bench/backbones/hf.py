@@ -20,6 +20,7 @@ from bench.backbones.checks import check_choice, check_text_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
 from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
+from bench.environment import find_snapshot
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Located, Modality
 from bench.record import Preprocessing
@@ -150,7 +151,7 @@ def _place(spec: BackboneSpec) -> _Place:
         return _Place(None, Path(spec.checkpoint).expanduser())
     if name.startswith(_PATH_STARTS):
         return _Place(None, Path(name).expanduser())
-    return _Place(name, hub.find_snapshot(name, spec.revision))
+    return _Place(name, find_snapshot(name, spec.revision))
 
 
 def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:

@@ -13,44 +13,17 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bench.digests import digest_file
-from bench.environment import is_offline
+from bench.environment import find_snapshot, hub_cache_dir, is_offline, user_cache_dir
 from bench.errors import BackboneError, WeightsMissingError
 from bench.interfaces import Missing
 
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,64})\.")
 
 
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
-def hub_cache_dir() -> Path:
-    """Return the hub's cache folder: ``HF_HUB_CACHE``, ``HF_HOME/hub`` or the default one."""
-    if os.environ.get("HF_HUB_CACHE"):
-        return Path(os.environ["HF_HUB_CACHE"]).expanduser()
-    home = os.environ.get("HF_HOME")
-    return (Path(home).expanduser() if home else _cache_home() / "huggingface") / "hub"
-
-
 def torch_checkpoint_dir() -> Path:
     """Return the folder of torch.hub's plain downloads: ``TORCH_HOME/hub/checkpoints``."""
     home = os.environ.get("TORCH_HOME")
-    return (Path(home).expanduser() if home else _cache_home() / "torch") / "hub" / "checkpoints"
-
-
-def find_snapshot(repo: str, revision: str | None = None) -> Path | None:
-    """Return the cached folder of a hub repository at a revision, or None.
-
-    Args:
-        repo: ``owner/name``.
-        revision: Branch, tag or full commit; None is ``main``.
-    """
-    folder = hub_cache_dir() / f"models--{repo.replace('/', '--')}"
-    name = revision or "main"
-    reference = folder / "refs" / name
-    commit = reference.read_text().strip() if reference.is_file() else name
-    snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    return (Path(home).expanduser() if home else user_cache_dir() / "torch") / "hub" / "checkpoints"
 
 
 def find_hub_file(repo: str, filenames: Sequence[str], revision: str | None = None) -> Path | None:

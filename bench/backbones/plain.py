@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.backbones.checks import check_text_fields
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Located
+from bench.interfaces import Backbone, Located, Modality
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
 
@@ -14,39 +15,50 @@ if TYPE_CHECKING:
     import torch
 
 PIXELS = "plain/pixels"
+TFIDF = "plain/tfidf"
 _SIDE = 32
 
 
 class PlainSource:
-    """``plain/pixels``: the image itself, averaged down to at most 32 x 32 and flattened."""
+    """What the input itself says.
+
+    ``plain/pixels`` is the image, averaged down to at most 32 x 32 and flattened; ``plain/tfidf``
+    the words of a text, weighed by how rare they are in train.
+    """
 
     prefix: ClassVar[str] = "plain"
 
     def names(self) -> Sequence[str]:
-        """Return the one name."""
-        return (PIXELS,)
+        """Return the two names."""
+        return (PIXELS, TFIDF)
+
+    def modality(self, spec: BackboneSpec) -> Modality:
+        """Return what the extractor takes."""
+        return "text" if spec.name == TFIDF else "image"
 
     def check(self, spec: BackboneSpec) -> str | None:
         """Return what is wrong with a spec, or None: there are no weights to choose."""
-        if spec.name != PIXELS:
-            return f"unknown backbone '{spec.name}'. Known: {PIXELS}."
+        if spec.name not in self.names():
+            return f"unknown backbone '{spec.name}'. Known: {', '.join(self.names())}."
         if spec.weights == "random" or spec.checkpoint or spec.revision:
-            return f"'{PIXELS}' has no weights: drop weights, checkpoint and revision."
-        return None
+            return f"'{spec.name}' has no weights: drop weights, checkpoint and revision."
+        if spec.pooling and spec.name == TFIDF:
+            return f"'{spec.name}' counts words and has no hidden states: drop pooling."
+        return check_text_fields(spec, self.modality(spec))
 
     def locate(self, spec: BackboneSpec) -> Located:
-        """Return nothing: there are no files."""
-        return Located()
+        """Return no files: there are none; the library that counts words decides what a word is."""
+        return Located(packages=("scikit-learn",) if spec.name == TFIDF else ())
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
-        """Return the extractor.
+        """Return the extractor; that of texts has yet to be fitted to train.
 
-        Features are 3 * 32 * 32 wide, or 3 * S * S for images of S < 32 pixels, in [0, 1] unless
-        the spec gives mean and std.
+        Features of pixels are 3 * 32 * 32 wide, or 3 * S * S for images of S < 32 pixels, in
+        [0, 1] unless the spec gives mean and std.
 
         Args:
             spec: Must pass `check`.
-            image_size: Height and width in pixels; None is 32.
+            image_size: Height and width in pixels; None is 32. Of no meaning for texts.
             seed: Not used.
 
         Raises:
@@ -55,6 +67,10 @@ class PlainSource:
         problem = self.check(spec)
         if problem:
             raise BackboneError(problem)
+        if spec.name == TFIDF:
+            from bench.backbones.tfidf import load_tfidf
+
+            return load_tfidf(spec)
         from bench.backbones.assemble import Parts, assemble
 
         own = Preprocessing(

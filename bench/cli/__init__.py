@@ -57,3 +57,12 @@ def main() -> None:
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception:
+        # Libraries look through the entry points of everything installed, and name none of it.
+        from bench.entry_points import describe_damage
+
+        damage = describe_damage()
+        if damage is None:
+            raise
+        print(f"error: {damage}", file=sys.stderr)
+        sys.exit(BenchError.exit_code)

@@ -141,4 +141,5 @@ def write_page(
         command=command,
         night=night,
         history=history,
+        wholes=candidate.records,
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.store import StoreState
 
 _OTHER_STORE = "Or name another store with BENCH_STORE, or unset it."
+_NO_HARM = "Suites that do not use it run as ever."
 _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "TORCH_HOME", "BENCH_CACHE")
 
 
@@ -23,16 +24,18 @@ def doctor() -> None:
 
     cache_dir = default_cache_dir()
     store_rows, store_problems = _look_at_store()
+    plugin_rows, plugin_problems = _look_at_plugins()
     for title, rows in (
         ("Environment", _environment_rows()),
         ("Places", _place_rows(cache_dir)),
         ("Store", store_rows),
         ("Samples", _sample_rows()),
+        ("Plugins", plugin_rows),
         ("Numerics measured here", _plan_rows(cache_dir)),
     ):
         _print_section(title, rows)
     print("Checking that the libraries import …", flush=True)
-    problems = (*store_problems, *find_problems(cache_dir))
+    problems = (*store_problems, *find_problems(cache_dir), *plugin_problems)
     for problem in problems:
         print(f"{'broken' if problem.blocking else 'warning'}: {problem.what}\n  {problem.do}")
     if not problems:
@@ -124,6 +127,20 @@ def _sample_rows() -> list[tuple[str, str]]:
 
     missing = missing_samples()
     return [(name, "missing" if name in missing else "installed") for name in SAMPLES]
+
+
+def _look_at_plugins() -> "tuple[list[tuple[str, str]], list[Problem]]":
+    """Return the section on plugins, and what is wrong with them; nothing of it blocks."""
+    from bench import registry
+    from bench.environment import Problem
+
+    states = registry.plugin_states()
+    rows = [
+        (f"{state.plugin.kind} {state.plugin.name}", f"{state.plugin.origin}: {state.word}")
+        for state in states
+    ]
+    sentences = [state.problem for state in states if state.problem]
+    return rows, [Problem(sentence, _NO_HARM) for sentence in dict.fromkeys(sentences)]
 
 
 def _plan_rows(cache_dir: Path) -> list[tuple[str, str]]:

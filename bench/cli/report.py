@@ -42,12 +42,14 @@ def report(
             opened.check_suite(suite)
         for name in [suite] if suite is not None else opened.suites():
             command = f"bench run suites/{name}.yaml"
+            records = opened.summaries(name)
             path = write_report(
-                opened.summaries(name),
+                records,
                 output / name,
                 suite=name,
                 command=command,
                 history=read_history(opened, name, most_records=FEW_RECORDS),
+                wholes=opened.one_per_dataset(records),
             )
             print(path)
 

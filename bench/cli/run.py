@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench.gate.baseline import Baseline
     from bench.gate.night import Candidate, Night
     from bench.gate.trends import History
+    from bench.record import Record
     from bench.spec import Cell
     from bench.store import Store
     from bench.summary import RecordSummary
@@ -86,9 +87,11 @@ def run(
         records = _records_of(opened, result, planned)
         night = None if gate is None else gate.judge(opened, results)
         history = _history_of(opened, loaded.name)
+        wholes = _wholes_of(opened, records)
     _print_table(records)
     _print_ending(result)
-    _write_report(records, suite, report / loaded.name, night, history)
+    folder = report / loaded.name
+    _write_report(records, suite, folder, night=night, history=history, wholes=wholes)
     if night is not None:
         _tell_night(night, report / loaded.name)
     code = _exit_code(results, night, judged=gate is None or night is not None)
@@ -264,12 +267,24 @@ def _history_of(store: "Store", suite: str) -> "History | None":
         return None  # Of which the table has told already.
 
 
+def _wholes_of(store: "Store", records: "Sequence[RecordSummary]") -> "Sequence[Record]":
+    """Return a whole record per dataset for the report; none where the store is gone."""
+    from bench.errors import StoreUnavailableError
+
+    try:
+        return store.one_per_dataset(records)
+    except StoreUnavailableError:
+        return ()
+
+
 def _write_report(
     records: "Sequence[RecordSummary]",
     suite_file: Path,
     directory: Path,
+    *,
     night: "Night | None",
     history: "History | None",
+    wholes: "Sequence[Record]",
 ) -> None:
     """Write the page into a folder that is named as the suite is."""
     from bench.report import write_report
@@ -278,7 +293,13 @@ def _write_report(
         command = shlex.join(["bench", "run", str(suite_file)])
         name = directory.name
         path = write_report(
-            records, directory, suite=name, command=command, night=night, history=history
+            records,
+            directory,
+            suite=name,
+            command=command,
+            night=night,
+            history=history,
+            wholes=wholes,
         )
         print(f"report: {path}")
 

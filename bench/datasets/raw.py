@@ -14,6 +14,12 @@ from bench.interfaces import Examples, RawDataset
 MAX_NAMED = 100
 """Names of unreadable examples that a record keeps."""
 
+SINGLE_LABEL = (
+    "bench scores single-label classification: each example has exactly one class. "
+    "For one attribute of several, make a dataset whose classes are its values."
+)
+"""What is said to data of another kind."""
+
 _NAMED_IN_MESSAGE = 5
 
 
@@ -45,8 +51,15 @@ def assemble_dataset(
         corrupt: Names of every example that was left out.
 
     Raises:
-        DatasetError: Two examples share an id, which would join them in paired tests.
+        DatasetError: Two examples share an id, which would join them in paired tests, or an example
+            has several labels.
     """
+    for part, examples in parts.items():
+        if np.ndim(examples.labels) != 1:
+            raise DatasetError(
+                f"{name}: labels of {part} have shape {np.shape(examples.labels)}, and "
+                f"{SINGLE_LABEL}"
+            )
     ids = [id_ for examples in parts.values() for id_ in examples.ids]
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
@@ -81,7 +94,7 @@ def refuse_corrupt(
     more = len(unreadable) - len(named)
     listed = ", ".join(named) + (f" and {more} more" if more else "")
     raise DatasetError(
-        f"{where}: {len(unreadable)} of {total} images cannot be read, more than "
+        f"{where}: {len(unreadable)} of {total} examples cannot be read, more than "
         f"max_corrupt_fraction {allowed:g} allows: {listed}. "
         "Repair or remove them, or raise max_corrupt_fraction."
     )

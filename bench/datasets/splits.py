@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,20 @@ from bench.spec import DatasetSpec
 
 PART_ORDER = ("train", "val", "test")
 """Order in which the parts of a dataset are laid out, here and in its pool."""
+
+PART_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "train",
+        "training": "train",
+        "val": "val",
+        "valid": "val",
+        "validation": "val",
+        "dev": "val",
+        "test": "test",
+        "testing": "test",
+    }
+)
+"""Part by what folders, files and split columns call it, whatever the case."""
 
 TEST_FRACTION = 0.2
 VAL_FRACTION = 0.2

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.artifacts import default_cache_dir, file_lock
-from bench.datasets.raw import assemble_dataset, refuse_corrupt
+from bench.datasets.raw import SINGLE_LABEL, assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
-from bench.datasets.torchvision_sets import SETS, TorchvisionSet
+from bench.datasets.torchvision_sets import OTHER_TASKS, SETS, TorchvisionSet
 from bench.errors import DatasetError
 from bench.interfaces import Examples, Located, Missing, RawDataset
 from bench.spec import DatasetSpec
@@ -44,8 +44,8 @@ class TorchvisionSource:
         return tuple(f"torchvision/{name}" for name in sorted(SETS))
 
     def check(self, spec: DatasetSpec) -> str | None:
-        """Return what is wrong with a spec beyond an unknown name, or None."""
-        return conflicting_request(spec)
+        """Return what is wrong with a spec, or None; unknown names are told by those known."""
+        return _other_task(spec) or conflicting_request(spec)
 
     def locate(self, spec: DatasetSpec) -> Located:
         """Return the set's files and folders, or what is not here and how to get it."""
@@ -82,8 +82,18 @@ class TorchvisionSource:
         )
 
 
+def _other_task(spec: DatasetSpec) -> str | None:
+    """Return why a set of torchvision that is no classification set cannot be used, or None."""
+    labels = OTHER_TASKS.get(spec.name.partition("/")[2])
+    if labels is None:
+        return None
+    return f"{spec.name} has {labels}, and {SINGLE_LABEL}"
+
+
 def _listed(spec: DatasetSpec) -> TorchvisionSet:
     name = spec.name.partition("/")[2]
+    if refused := _other_task(spec):
+        raise DatasetError(refused)
     if name not in SETS:
         raise DatasetError(
             f"unknown dataset '{spec.name}'. List them with: bench list datasets 'torchvision/*'"

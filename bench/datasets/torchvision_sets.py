@@ -7,6 +7,23 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+OTHER_TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "CelebA": "40 attributes per image",
+        "Cityscapes": "a class per pixel",
+        "CocoCaptions": "captions in place of classes",
+        "CocoDetection": "several objects per image",
+        "Flickr30k": "captions in place of classes",
+        "Flickr8k": "captions in place of classes",
+        "Kitti": "several objects per image",
+        "SBDataset": "a class per pixel",
+        "VOCDetection": "several objects per image",
+        "VOCSegmentation": "a class per pixel",
+        "WIDERFace": "several faces per image",
+    }
+)
+"""What the labels are of classes in ``torchvision.datasets`` that have not one class an image."""
+
 
 @dataclass(frozen=True)
 class TorchvisionSet:

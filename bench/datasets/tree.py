@@ -7,24 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.splits import PART_NAMES
 from bench.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff")
 ) | {".webp", ".avif"}
 """Files with other suffixes are not looked at; case does not matter."""
-
-_PART_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""By name, whatever its case: read as classes, ``Train`` and ``Test`` would be told apart."""
 
 _IGNORED = ("__MACOSX", "__pycache__")
 
@@ -67,7 +56,7 @@ def scan_tree(root: Path) -> Tree:
 def _part_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each part; with no split folders, train is the root."""
     names = [entry.name for entry in _folders(root)]
-    splits = {name: _PART_FOLDERS[name.lower()] for name in names if name.lower() in _PART_FOLDERS}
+    splits = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
     others = [name for name in names if name not in splits]
     if len(splits) < 2 and (others or list(splits.values()) != ["train"]):
         return {"train": root}

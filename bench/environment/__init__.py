@@ -1,6 +1,7 @@
 """Where and under which versions something is measured; imports no torch and knows no cell."""
 
 from bench.environment.health import SAMPLES, Problem, find_problems, known_plans, missing_samples
+from bench.environment.hub_cache import find_snapshot, hub_cache_dir, user_cache_dir
 from bench.environment.machine import (
     cpu_name,
     device_class,
@@ -20,6 +21,8 @@ __all__ = [
     "device_class",
     "device_name",
     "find_problems",
+    "find_snapshot",
+    "hub_cache_dir",
     "is_offline",
     "known_plans",
     "list_devices",
@@ -27,4 +30,5 @@ __all__ = [
     "missing_samples",
     "num_cores",
     "package_versions",
+    "user_cache_dir",
 ]

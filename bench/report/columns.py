@@ -76,6 +76,13 @@ COLUMNS = (
         lambda row: scale.rank(row.rank_low, row.rank_high),
     ),
     _number(
+        "Balanced %",
+        "Mean recall of the classes on test",
+        "test_balanced_accuracy",
+        scale.percent,
+        extra=True,
+    ),
+    _number(
         "Macro-F1 %", "Mean F1 over classes on test", "test_macro_f1", scale.percent, extra=True
     ),
     _number("Train /s", "Examples per second, plain step", "train_examples_per_second", scale.rate),

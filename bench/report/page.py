@@ -12,8 +12,10 @@ from typing import Any, Literal
 from bench.errors import UsageError
 from bench.gate.night import Night
 from bench.gate.trends import History
+from bench.record import Record
 from bench.report import charts, trends
 from bench.report.axes import Axis, linear_axis, robust_floor
+from bench.report.classes import class_tables
 from bench.report.columns import COLUMNS
 from bench.report.findings import (
     GainLine,
@@ -87,6 +89,7 @@ def write_report(
     notes: Sequence[str] = (),
     night: Night | None = None,
     history: History | None = None,
+    wholes: Sequence[Record] = (),
 ) -> Path:
     """Write ``index.html``: one file that needs no network, no other file and no script to be read.
 
@@ -100,6 +103,7 @@ def write_report(
         notes: More sentences a reader should know.
         night: The comparison with a baseline, where there was one.
         history: Of the suite; shown where it has two runs or more.
+        wholes: Some whole records, one per dataset at least: what is said of classes is theirs.
 
     Returns:
         The file.
@@ -110,7 +114,13 @@ def write_report(
     if not records:
         raise UsageError(f"suite '{suite}' has no records to report. Run: {command}")
     page = render_page(
-        records, suite=suite, command=command, notes=notes, night=night, history=history
+        records,
+        suite=suite,
+        command=command,
+        notes=notes,
+        night=night,
+        history=history,
+        wholes=wholes,
     )
     path = directory / "index.html"
     try:
@@ -131,6 +141,7 @@ def render_page(
     notes: Sequence[str] = (),
     night: Night | None = None,
     history: History | None = None,
+    wholes: Sequence[Record] = (),
 ) -> str:
     """Return the page's HTML; see `write_report`."""
     # jinja2 costs a tenth of a second that a finished suite need not pay.
@@ -146,6 +157,7 @@ def render_page(
     gate = None if night is None else gate_section(night)
     context = _context(records, list(notes)) | {"gate": gate}
     context["trends"] = None if history is None else trend_section(history)
+    context["classes"] = class_tables(wholes)
     environment.globals["trend_size"] = trends
     return environment.get_template("page.html.j2").render(suite=suite, command=command, **context)
 

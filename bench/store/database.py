@@ -150,6 +150,29 @@ class Store(Runs):
             )
         return found[-1]
 
+    def one_per_dataset(self, summaries: Iterable[RecordSummary]) -> list[Record]:
+        """Return a whole record per dataset of some stored summaries, without predictions.
+
+        It is of an `ok` cell; of one that had a val split where there is any.
+        """
+        chosen: dict[str, RecordSummary] = {}
+        for summary in summaries:
+            held = chosen.get(summary.cell.dataset.label)
+            if summary.data is not None and (
+                held is None or (held.val is None and summary.val is not None)
+            ):
+                chosen[summary.cell.dataset.label] = summary
+        table = schema.records
+        found: list[Record] = []
+        for summary in chosen.values():
+            same = (
+                table.c.run_id == summary.run_id,
+                table.c.request_key == summary.request_key,
+                table.c.started_at == rows.timestamp(summary.started_at),
+            )
+            found += self._read_each(select(table).where(*same).limit(1), _record_of)
+        return found
+
     def predictions(self, record: Record) -> tuple[PredictionSet, ...]:
         """Return the predictions of a stored record; empty where none were stored."""
         table, owner = schema.predictions, schema.records

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import StoreError, StoreUnavailableError, UsageError
+from bench.notation import parse_duration
 from bench.record import Record
-from bench.spec import parse_duration
 from bench.store.database import Store
 from bench.store.spool import Parcel, RunInfo, Spool
 

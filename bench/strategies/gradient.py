@@ -30,6 +30,7 @@ from bench.strategies.freeze import (
     refuse_image_fields,
 )
 from bench.strategies.head import Classifier, make_head
+from bench.strategies.imbalance import balanced_weights
 from bench.strategies.inputs import typical_batch
 from bench.strategies.loop import Training, TrainStep
 from bench.strategies.microbatch import describe_accumulation, smallest_pass, with_fewer
@@ -78,8 +79,8 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = No
         DivergedError: No setting kept a finite loss.
         StrategyError: A grid without val, a frozen tensor that changed, or augmentation of texts.
     """
-    recipe = recipe or Recipe()
     refuse_image_fields(task.backbone, spec)
+    recipe = _weigh_classes(recipe or Recipe(), task, spec)
     settings = spec.grid_points()
     if task.val is None and len(settings) > 1:
         raise StrategyError(
@@ -103,13 +104,25 @@ def adapt_by_gradient(task: Task, spec: TrainingSpec, recipe: Recipe | None = No
     return _assemble(task, recipe, forward, chosen)
 
 
+def _weigh_classes(recipe: Recipe, task: Task, spec: TrainingSpec) -> Recipe:
+    """Return the recipe with the loss weighted by class, where the spec asks for it."""
+    if spec.class_weights == "none":
+        return recipe
+    weights = tuple(balanced_weights(task.train.labels, task.num_classes).tolist())
+
+    def rule_of(setting: TrainingSpec) -> StepRule:
+        return replace(recipe.rule_of(setting), class_weights=weights)
+
+    return replace(recipe, rule_of=rule_of)
+
+
 def _build(task: Task, spec: TrainingSpec) -> Classifier:
     weights = None
     if spec.head_init == "probe":
         # Imported late: the probe's solver is not needed otherwise.
         from bench.strategies.linear_probe import probe_head
 
-        weights = probe_head(task)
+        weights = probe_head(task, spec.class_weights)
     head = make_head(task.backbone.info.feature_dim, task.num_classes, weights)
     return Classifier(task.backbone.module, head).to(task.runtime.device)
 

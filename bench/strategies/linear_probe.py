@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_serializer
@@ -31,6 +32,8 @@ class LinearProbeSpec(StrategySpec):
         views: Augmented views of each train image that are fitted beside the plain one, drawn from
             the seed. Train is encoded so many times more, and losses are summed over views.
         augmentation: How views are drawn, as in training.
+        class_weights: ``balanced`` weighs the loss of an example by N / (k * n_c), for n_c of N
+            train examples of its class and k classes. What val chooses by is not weighted.
     """
 
     model_config = StrategySpec.model_config | {"extra": "forbid"}
@@ -42,6 +45,7 @@ class LinearProbeSpec(StrategySpec):
     standardize: bool = True
     views: int = Field(default=0, ge=0, le=100)
     augmentation: Literal["flip_crop", "strong"] = "flip_crop"
+    class_weights: Literal["none", "balanced"] = "none"
 
     def only_for_images(self) -> tuple[str, ...]:
         """Return ``views`` where there are any."""
@@ -49,11 +53,12 @@ class LinearProbeSpec(StrategySpec):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave views out where there are none: keys and labels of cells from before them stay."""
+        """Leave out what is off and came later: keys and labels of cells from before it stay."""
+        off = () if self.views else _VIEW_FIELDS
+        if self.class_weights == "none":
+            off = (*off, "class_weights")
         values: dict[str, Any] = handler(self)
-        return {
-            key: value for key, value in values.items() if self.views or key not in _VIEW_FIELDS
-        }
+        return {key: value for key, value in values.items() if key not in off}
 
 
 class LinearProbe:
@@ -101,14 +106,24 @@ class LinearProbe:
         return adapt_head(task, frozen, fitted, Classifier(task.backbone.module, head))
 
 
-def probe_head(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight (K, D) and bias (K,) of the default probe, on features as they are.
+def probe_head(
+    task: Task, class_weights: Literal["none", "balanced"] = "none"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight (K, D) and bias (K,) of a probe on features as they are, to train on from.
 
-    The strength is chosen on val; without val it is 1.0.
+    Features are not standardised: the weight of a feature that hardly varies would be divided by
+    its tiny deviation, and the first step that moves it would turn the prediction over. The
+    strength is chosen on val; without val it is 1.0.
+
+    Args:
+        task: Backbone and splits.
+        class_weights: As in the probe's spec.
     """
     from bench.strategies.frozen import load_frozen
 
-    spec = LinearProbeSpec() if task.val is not None else LinearProbeSpec(l2=_FIXED_L2)
+    spec = LinearProbeSpec(standardize=False, class_weights=class_weights)
+    if task.val is None:
+        spec = spec.model_copy(update={"l2": _FIXED_L2})
     path = _fit(task, spec, load_frozen(task))
     return path.weight, path.bias
 
@@ -116,6 +131,7 @@ def probe_head(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
 def _fit(task: Task, spec: LinearProbeSpec, frozen: FrozenFeatures) -> ProbePath:
     import torch
 
+    from bench.strategies.imbalance import balanced_weights
     from bench.strategies.probe import LabelledFeatures, fit_probe
     from bench.strategies.views import Views, extract_views
 
@@ -125,6 +141,9 @@ def _fit(task: Task, spec: LinearProbeSpec, frozen: FrozenFeatures) -> ProbePath
         more = extract_views(task.backbone, task.train, task.runtime, frozen.plan, views)
         features = torch.cat([train.features, more.to(train.features.device)])
         train = LabelledFeatures(features, train.labels.repeat(1 + spec.views))
+    if spec.class_weights == "balanced":
+        by_class = torch.from_numpy(balanced_weights(task.train.labels, task.num_classes))
+        train = replace(train, weights=by_class.to(train.labels.device)[train.labels])
     with task.runtime.phase("fit"):
         return fit_probe(
             train,

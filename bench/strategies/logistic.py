@@ -64,7 +64,11 @@ class _Path:
 
 
 def solve_path(
-    features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float]
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    strengths: Sequence[float],
+    weights: Tensor | None = None,
 ) -> Solutions:
     """Return the minimiser for every strength.
 
@@ -73,8 +77,9 @@ def solve_path(
         labels: Class indices in [0, K), shape (N,).
         num_classes: K.
         strengths: Values of C, positive and ascending, shape (L,).
+        weights: Of the examples' losses, positive, shape (N,); None is 1 each.
     """
-    problem = make_problem(features, labels, num_classes)
+    problem = make_problem(features, labels, num_classes, weights)
     path = _Path.empty(problem, strengths)
     size = num_classes * sum(problem.columns.shape)
     for level in _levels(path.strengths):
@@ -89,7 +94,9 @@ def solve_path(
     )
 
 
-def make_problem(features: Tensor, labels: Tensor, num_classes: int) -> Problem:
+def make_problem(
+    features: Tensor, labels: Tensor, num_classes: int, weights: Tensor | None = None
+) -> Problem:
     """Return the data rotated into its eigenbasis and cut to its rank; arguments as above."""
     basis, moments = _eigenbasis(features.double())
     basis, moments = basis.to(features.dtype), moments.to(features.dtype)
@@ -101,6 +108,7 @@ def make_problem(features: Tensor, labels: Tensor, num_classes: int) -> Problem:
         penalised=torch.cat([torch.ones_like(moments), moments.new_zeros(1)]),
         targets=targets.contiguous(),
         basis=basis,
+        weights=None if weights is None else weights.to(features),
     )
 
 

@@ -114,6 +114,8 @@ class TrainStep:
         self._parameters = trained.parameters()
         self._optimizer = make_optimizer(self._parameters, setting, trained.rate_factors())
         self._add_own_gradients = trained.rule.add_gradients
+        weights = trained.rule.class_weights
+        self._class_weights = None if weights is None else torch.tensor(weights, device=device)
         scaled = plan.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
 
@@ -154,13 +156,24 @@ class TrainStep:
         """Add the gradients of the weighted mean loss to what is there, and return that loss."""
         with autocast(self._plan, self._device):
             logits = self._forward(prepare_inputs(inputs, self._plan))
-        smoothing = self._setting.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        loss = self._loss(logits.float(), labels)
         if weight != 1.0:
             loss = loss * weight
         with autocast(self._backward_plan, self._device):
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over examples of their losses, each times the weight of its class.
+
+        PyTorch's own weighted mean divides by the weights of the batch at hand, so that it depends
+        on who else is in the batch, and accumulated parts do not add up to the whole.
+        """
+        smoothing, weights = self._setting.label_smoothing, self._class_weights
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+        return total / len(labels)
 
 
 def train_setting(training: Training, setting: TrainingSpec) -> Fit:

@@ -2,7 +2,9 @@
 
 Per strength C, in scikit-learn's units, the objective over weights W (K, D) and bias b (K,) is
 
-    F_C(W, b) = C * sum_n nll(softmax(W x_n + b), y_n) + ||W||^2 / 2
+    F_C(W, b) = C * sum_n s_n * nll(softmax(W x_n + b), y_n) + ||W||^2 / 2
+
+with a weight s_n per example, 1 unless given.
 
 The step comes from conjugate gradients (CG). What makes it fast:
 
@@ -50,6 +52,7 @@ class Problem:
         penalised: 1 per feature, 0 for the column of ones, shape (R,).
         targets: One-hot labels, shape (K, N).
         basis: Orthonormal columns that turn features into `columns`, shape (D, R - 1).
+        weights: Of the examples' losses, shape (N,); None is 1 each.
     """
 
     columns: Tensor
@@ -57,6 +60,11 @@ class Problem:
     penalised: Tensor
     targets: Tensor
     basis: Tensor
+    weights: Tensor | None = None
+
+    def weigh(self, values: Tensor) -> Tensor:
+        """Return values whose last dimension is N, each times the weight of its example."""
+        return values if self.weights is None else values * self.weights
 
 
 @dataclass
@@ -110,7 +118,7 @@ def newton_step(problem: Problem, state: State) -> tuple[Tensor, Tensor]:
     """
     probability = torch.softmax(state.margins, dim=1)
     wrong = probability * (1 - problem.targets)
-    slopes = wrong - problem.targets * wrong.sum(1, keepdim=True)
+    slopes = problem.weigh(wrong - problem.targets * wrong.sum(1, keepdim=True))
     gradient = _pull_back(problem, state, slopes, state.weights)
     precondition = _preconditioner(problem, state, probability)
     step, change, decrease = _conjugate_gradients(
@@ -127,7 +135,7 @@ def objective(problem: Problem, state: State) -> Tensor:
     """Return the penalised objective per strength, shape (L,)."""
     top = state.margins.amax(1)
     wrong = (state.margins - top[:, None]).exp() * (1 - problem.targets)
-    loss = (top + torch.log1p(torch.expm1(-top) + wrong.sum(1))).sum(1)
+    loss = problem.weigh(top + torch.log1p(torch.expm1(-top) + wrong.sum(1))).sum(1)
     penalty = (state.weights.square() * problem.penalised).sum((1, 2)) / 2
     return state.strengths * loss + penalty
 
@@ -153,6 +161,7 @@ def _conjugate_gradients(
     for count in range(1, _MAX_CG_STEPS + 1):
         margins = _margins(problem, direction)
         slopes = probability * (margins - (probability * margins).sum(1, keepdim=True))
+        slopes = problem.weigh(slopes)
         curved = _pull_back(problem, state, slopes, direction)
         curvature = _dot(direction, curved)
         active &= curvature > 0
@@ -185,8 +194,9 @@ def _line_search(problem: Problem, state: State, step: Tensor, change: Tensor) -
     def slopes(length: Tensor) -> tuple[Tensor, Tensor]:
         trial = torch.softmax(state.margins + length[:, None, None] * change, 1)
         mean = (trial * change).sum(1)
-        spread = _dot(trial * change, change) - mean.square().sum(1)
-        first = state.strengths * mean.sum(1) + linear + length * square
+        spread = _dot(problem.weigh(trial * change), change)
+        spread = spread - problem.weigh(mean.square()).sum(1)
+        first = state.strengths * problem.weigh(mean).sum(1) + linear + length * square
         return first, state.strengths * spread + square
 
     low = torch.zeros_like(linear)
@@ -223,10 +233,12 @@ def _preconditioner(
     num_classes = len(problem.targets)
     wrong = probability * (1 - problem.targets)
     missing = wrong.sum(1)
-    trace = missing * (2 - missing) - wrong.square().sum(1)
+    trace = problem.weigh(missing * (2 - missing) - wrong.square().sum(1))
     size = min(_NUM_CURVED, len(columns))
     index = (trace * columns.square().sum(1)).topk(size, dim=1).indices
     leading, value = _leading_direction(problem, probability, index)
+    if problem.weights is not None:
+        value = value * problem.weights[index]
     rest = (trace.sum(1) - value.sum(1)).clamp_min(0) / (len(columns) * (num_classes - 1))
     diagonal = problem.penalised + (strengths * rest)[:, None] * problem.moments
     diagonal[:, -1] = (strengths * trace.sum(1) / num_classes).clamp_min(_tiny(trace))

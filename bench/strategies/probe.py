@@ -19,10 +19,17 @@ _ABSENT_MARGIN = 10.0
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features, shape (N, D), float32, and class indices in [0, K), int64, shape (N,)."""
+    """Features with their classes.
+
+    Attributes:
+        features: Float32, shape (N, D).
+        labels: Class indices in [0, K), int64, shape (N,).
+        weights: By how much the loss of each counts in a fit, positive, shape (N,); None is 1.
+    """
 
     features: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def fit_probe(
 ) -> ProbePath:
     """Fit one multinomial logistic regression per L2 strength and keep the best on val.
 
-    Per strength, the objective is scikit-learn's: the sum of the examples' losses plus
+    Per strength, the objective is scikit-learn's: the sum of the examples' weighted losses plus
     l2 * ||W||^2 / 2 on standardised features, with the bias not penalised. Best is the highest val
     accuracy, of equals the lowest val loss, of equals the strongest penalty. All on the device and
     in the precision of the train features.
@@ -183,7 +190,8 @@ def _fit(train: LabelledFeatures, l2_path: Sequence[float], standardize: bool) -
         )
     scaling = measure_scaling(train.features, standardize)
     scaled = scaling.apply(train.features)
-    solutions = solve_path(scaled, labels, len(present), [1 / l2 for l2 in l2_path])
+    strengths = [1 / l2 for l2 in l2_path]
+    solutions = solve_path(scaled, labels, len(present), strengths, train.weights)
     return _Fitted(l2_path, solutions, scaling, present)
 
 

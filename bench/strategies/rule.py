@@ -21,11 +21,14 @@ class StepRule:
             and unscaled, before they are clipped; adds to them in place.
         stages_in: Epoch, from 1 -> the stages that train in it, of those that train at all; None
             trains the same in every epoch.
+        class_weights: By how much the loss of an example counts, by class, shape (K,); None
+            weighs all alike.
     """
 
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     add_gradients: Callable[[], None] | None = None
     stages_in: Callable[[int], tuple[Stage, ...]] | None = None
+    class_weights: tuple[float, ...] | None = None
 
 
 PLAIN = StepRule()

@@ -108,7 +108,7 @@ def _message(model: type[BaseModel], found: _Found, parent: Keys) -> str:
     got = show_value(found.value)
     match found.kind:
         case "extra_forbidden":
-            known = list(model.model_fields)
+            known = [field.alias or name for name, field in model.model_fields.items()]
             key = str(found.keys[-1])
             return f"unknown key '{key}'.{did_you_mean(key, known)} Known: {', '.join(known)}."
         case "missing":

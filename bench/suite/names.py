@@ -113,15 +113,28 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     if axis.prefix(spec.name) not in registry.registered(axis.section):
         raise BenchError(_unknown_source(axis, spec.name))
     source = axis.source(spec.name)
+    _check_selectors(spec, source)
     names = source.names()
     if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
     if names and not _is_known(spec.name, names) and not _brings_weights(spec):
-        raise BenchError(_unknown_name(axis, spec.name, names))
+        # A source may know the name as one of something that it does not offer.
+        raise BenchError(source.check(spec) or _unknown_name(axis, spec.name, names))
     problem = source.check(spec)
     if problem:
         raise BenchError(problem)
     return [Entry(keys, spec)]
+
+
+def _check_selectors(spec: BackboneSpec | DatasetSpec, source: Any) -> None:
+    """Refuse a field that the dataset's source would not look at."""
+    if not isinstance(spec, DatasetSpec):
+        return
+    taken = getattr(source, "selectors", ())
+    for key in spec.selectors:
+        if key not in taken:
+            known = f"It takes {', '.join(taken)}." if taken else "Remove it."
+            raise BenchError(f"dataset '{spec.name}' has no use for '{key}'. {known}")
 
 
 def _is_known(name: str, names: Sequence[str]) -> bool:

@@ -1,8 +1,10 @@
 """The JSON Schema of suite files, for editors; knows every registered name and strategy."""
 
+from contextlib import suppress
 from typing import Any
 
 from bench import registry
+from bench.errors import BenchError
 from bench.spec import BackboneSpec, DatasetSpec, StrategySpec, Suite
 
 _DURATION = r"^(?=\d)(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
@@ -14,10 +16,8 @@ def suite_schema() -> dict[str, Any]:
     """Return the JSON Schema of the YAML, strategies with the fields of their own specs.
 
     Names that sources list are offered for completion; a name outside the list stays valid, since
-    globs and places (`folder:…`) are not in it.
-
-    Raises:
-        BenchError: A plugin does not load.
+    globs and places (`folder:…`) are not in it. A plugin that does not load is left out, as no
+    suite can use it.
     """
     schema = Suite.model_json_schema(ref_template=_REF)
     definitions = schema["$defs"]
@@ -40,7 +40,8 @@ def suite_schema() -> dict[str, Any]:
 def _listed_names(kind: str, source: Any) -> list[str]:
     names: list[str] = []
     for prefix in registry.registered(kind):
-        names += source(prefix).names()
+        with suppress(BenchError):
+            names += source(prefix).names()
     return sorted(names)
 
 
@@ -56,10 +57,12 @@ def _entry(
 
 
 def _strategies(definitions: dict[str, Any]) -> dict[str, Any]:
-    names = list(registry.registered("strategies"))
-    for name in names:
-        strategy = registry.strategy(name)
-        definitions[_key(name)] = _strategy(name, strategy.Spec, strategy.summary, definitions)
+    names = []
+    for name in registry.registered("strategies"):
+        with suppress(BenchError):
+            strategy = registry.strategy(name)
+            definitions[_key(name)] = _strategy(name, strategy.Spec, strategy.summary, definitions)
+            names.append(name)
     references = [{"$ref": _REF.format(model=_key(name))} for name in names]
     return {"anyOf": [{"enum": names}, *references]}
 

@@ -63,6 +63,30 @@ TEXT_COLUMNS = (
 _DATASET = TextColumn("dataset", lambda row: row.dataset, numeric=False)
 
 
+_BALANCED = TextColumn("bal. %", lambda row: scale.percent(row.test_balanced_accuracy), 6)
+_TELLING_DIFFERENCE = 0.01
+
+
+def text_columns(rows: Sequence[Row]) -> tuple[TextColumn, ...]:
+    """Return the columns of the tables that people read, from backbone to seeds.
+
+    Balanced accuracy is among them where it says something else than accuracy: where the two are
+    more than a point apart in some row. On a test split with as many examples of each class they
+    are the same number.
+    """
+    if not any(map(_is_imbalanced, rows)):
+        return TEXT_COLUMNS
+    place = next(at for at, column in enumerate(TEXT_COLUMNS) if column.title == "F1 %")
+    return (*TEXT_COLUMNS[:place], _BALANCED, *TEXT_COLUMNS[place:])
+
+
+def _is_imbalanced(row: Row) -> bool:
+    plain, balanced = row.test_accuracy, row.test_balanced_accuracy
+    if plain is None or balanced is None:
+        return False
+    return abs(plain - balanced) > _TELLING_DIFFERENCE
+
+
 def to_csv(rows: Sequence[Row]) -> bytes:
     """Return every column in base units, unrounded; an absent value is an empty field."""
     file = io.StringIO(newline="")
@@ -80,7 +104,7 @@ def to_json(rows: Sequence[Row]) -> bytes:
 def to_markdown(rows: Sequence[Row]) -> bytes:
     """Return a table with the best of each dataset in bold, and rows tied for best in italics."""
     patterns = _patterns(rows, "**{}**", "*{}*")
-    columns = (_DATASET, *TEXT_COLUMNS)
+    columns = (_DATASET, *text_columns(rows))
     lines = [
         _markdown_line([column.title for column in columns]),
         _markdown_line(["---:" if column.numeric else "---" for column in columns]),
@@ -133,7 +157,7 @@ def _escape_latex(text: str) -> str:
 def to_latex(rows: Sequence[Row]) -> bytes:
     """Return a ``tabular`` for the booktabs package; bold and italics as in Markdown."""
     patterns = _patterns(rows, r"\textbf{{{}}}", r"\textit{{{}}}")
-    columns = (_DATASET, *TEXT_COLUMNS)
+    columns = (_DATASET, *text_columns(rows))
     layout = "".join("r" if column.numeric else "l" for column in columns)
     lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
     lines += [_latex_line([_escape_latex(column.title) for column in columns]), r"\midrule"]

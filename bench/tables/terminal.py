@@ -15,7 +15,7 @@ from bench.record import Status
 from bench.tables import scale
 from bench.tables.consoles import text_console
 from bench.tables.ranking import best_rows, tied_rows
-from bench.tables.render import TEXT_COLUMNS, TextColumn, accuracy_text
+from bench.tables.render import TextColumn, accuracy_text, text_columns
 from bench.tables.rows import FailedCell, Row
 
 _GAP = 2
@@ -80,7 +80,7 @@ class _Sized:
 
 def _columns_that_fit(rows: Sequence[Row], width: int) -> list[_Sized]:
     """Leave out the least telling columns, then narrow the names, until the rest fits."""
-    name, *columns = [_Sized(column, _natural_width(column, rows)) for column in TEXT_COLUMNS]
+    name, *columns = [_Sized(column, _natural_width(column, rows)) for column in text_columns(rows)]
     wished = min(name.width, max(_NAME_WIDTH, width // 3))
     while wished + _total(columns) > width:
         least = max(columns, key=lambda sized: sized.column.priority)
@@ -97,7 +97,8 @@ def _natural_width(column: TextColumn, rows: Sequence[Row]) -> int:
         cell_len(column.title), *(cell_len(column.cell(row)) + mark for row in rows), _NARROWEST
     )
     # Names wrap: one long label of a variant must not cost every row its numbers.
-    return widest if column.numeric or column is TEXT_COLUMNS[0] else min(widest, _WIDEST_TEXT)
+    is_name = column.title == "backbone"
+    return widest if column.numeric or is_name else min(widest, _WIDEST_TEXT)
 
 
 def _total(columns: Sequence[_Sized]) -> int:
@@ -136,6 +137,8 @@ def _legend(rows: Sequence[Row], columns: Sequence[_Sized], marks: _Marks) -> Te
     sizes = sorted({row.infer_batch_size for row in rows if row.infer_batch_size})
     titles = {sized.column.title for sized in columns}
     parts = _ranking_legend(rows, titles, set(marks.values()))
+    if "bal. %" in titles:
+        parts.append("bal.: mean recall of classes")
     if "infer/s" in titles and sizes:
         parts.append(f"infer/s at batch {', '.join(map(str, sizes))}")
     if "p50 ms" in titles:

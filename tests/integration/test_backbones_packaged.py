@@ -113,7 +113,17 @@ def test_renaming_by_order_checks_number_shape_and_kind() -> None:
         (
             PlainSource(),
             BackboneSpec(name="plain/text"),
-            "unknown backbone 'plain/text'. Known: plain/pixels.",
+            "unknown backbone 'plain/text'. Known: plain/pixels, plain/tfidf.",
+        ),
+        (
+            PlainSource(),
+            BackboneSpec(name="plain/tfidf", pooling="mean"),
+            "'plain/tfidf' counts words and has no hidden states: drop pooling.",
+        ),
+        (
+            PlainSource(),
+            BackboneSpec(name="plain/tfidf", mean=0.5),
+            "'plain/tfidf' takes texts, not images: drop mean.",
         ),
         (
             PlainSource(),
@@ -143,4 +153,4 @@ def test_pixels_are_the_image_averaged_to_32_at_most(image_size: int | None, sid
     blocks = images.unfold(2, size // side, size // side).unfold(3, size // side, size // side)
     torch.testing.assert_close(backbone.module(images), blocks.mean((4, 5)).flatten(1))
     assert PlainSource().locate(spec).files == ()
-    assert PlainSource().names() == ("plain/pixels",)
+    assert PlainSource().names() == ("plain/pixels", "plain/tfidf")

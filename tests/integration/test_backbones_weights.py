@@ -24,6 +24,7 @@ from bench.backbones.weights import (
     seeded,
     weights_digest,
 )
+from bench.environment import hub_cache_dir
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import Backbone
 from bench.record import Preprocessing
@@ -230,7 +231,7 @@ def test_an_explicit_size_crops_nothing_and_the_own_size_keeps_its_crop() -> Non
 
 
 def put_in_hub_cache(repo: str, name: str, data: bytes, revision: str = "main") -> Path:
-    folder = hub.hub_cache_dir() / f"models--{repo.replace('/', '--')}"
+    folder = hub_cache_dir() / f"models--{repo.replace('/', '--')}"
     path = folder / "snapshots" / COMMIT / name
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
@@ -250,12 +251,12 @@ def test_a_cached_hub_file_is_found_by_branch_and_by_commit() -> None:
 
 def test_cache_folders_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", "/some/where")
-    assert hub.hub_cache_dir() == Path("/some/where")
+    assert hub_cache_dir() == Path("/some/where")
     monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.delenv("HF_HOME")
     monkeypatch.delenv("TORCH_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert hub.hub_cache_dir() == Path("/cache/huggingface/hub")
+    assert hub_cache_dir() == Path("/cache/huggingface/hub")
     assert hub.torch_checkpoint_dir() == Path("/cache/torch/hub/checkpoints")
 
 
@@ -274,7 +275,7 @@ def test_offline_a_missing_hub_file_says_what_to_download(monkeypatch: pytest.Mo
 
 def run_hub(code: str, endpoint: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh process, since the hub's client reads its endpoint when imported."""
-    env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(hub.hub_cache_dir().parent), "PATH": ""}
+    env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(hub_cache_dir().parent), "PATH": ""}
     env["HF_HUB_DISABLE_XET"] = "1"
     return subprocess.run(
         [sys.executable, "-c", "from bench.backbones.hub import *\n" + code],

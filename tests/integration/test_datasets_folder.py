@@ -139,7 +139,7 @@ def test_more_corrupt_than_allowed_is_refused_by_name(
     ten_classes: Path, cache: ArtifactCache
 ) -> None:
     message = (
-        f"{ten_classes}: 2 of 200 images cannot be read, more than max_corrupt_fraction 0.005 "
+        f"{ten_classes}: 2 of 200 examples cannot be read, more than max_corrupt_fraction 0.005 "
         "allows: class_3/004.jpg (image file is truncated"
     )
     with pytest.raises(DatasetError, match=re.escape(message)) as caught:

@@ -322,7 +322,7 @@ def test_a_corrupt_or_missing_image_is_named(root: Path) -> None:
     food101(root)
     (root / "food-101/images/pho/train0.jpg").write_bytes(b"no image")
     (root / "food-101/images/pie/test1.jpg").unlink()
-    message = "2 of 8 images cannot be read, .*pho/train0.jpg .not an image.*test1.jpg .missing"
+    message = "2 of 8 examples cannot be read, .*pho/train0.jpg .not an image.*test1.jpg .missing"
     with pytest.raises(DatasetError, match=message):
         load("Food101", root)
 

@@ -108,14 +108,22 @@ def test_the_head_of_the_probe_gives_the_probes_logits() -> None:
     task = make_task(num_train=90, num_val=45)
     weight, bias = probe_head(task)
     assert weight.shape == (3, 16) and bias.shape == (3,)
-    adapted = LinearProbe().adapt(task, LinearProbeSpec())
+    adapted = LinearProbe().adapt(task, LinearProbeSpec(standardize=False))
     features = extract_features(task.backbone, task.train, task.runtime)
     torch.testing.assert_close(features @ weight.T + bias, adapted.predict(task.train))
+
+
+def test_the_head_puts_no_great_weight_on_a_feature_that_hardly_varies() -> None:
+    backbone = small_backbone()
+    with torch.no_grad():
+        backbone.module.last[1].weight[0] *= 1e-4  # type: ignore[index, union-attr]
+    weight, _ = probe_head(make_task(backbone, num_train=90, num_val=45))
+    assert weight[:, 0].abs().max() < weight[:, 1:].abs().max()
 
 
 def test_the_head_without_val_is_that_of_strength_one() -> None:
     task = make_task(num_val=None, runtime=TestRuntime())
     weight, bias = probe_head(task)
-    adapted = LinearProbe().adapt(task, LinearProbeSpec(l2=1.0))
+    adapted = LinearProbe().adapt(task, LinearProbeSpec(l2=1.0, standardize=False))
     features = extract_features(task.backbone, task.train, task.runtime)
     torch.testing.assert_close(features @ weight.T + bias, adapted.predict(task.train))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from bench.errors import ProbeError
 from bench.strategies import logistic, newton
+from bench.strategies.imbalance import balanced_weights
 from bench.strategies.logistic import solve_path
 from bench.strategies.probe import LabelledFeatures, fit_probe
 
@@ -275,3 +277,79 @@ def test_a_single_class_is_refused() -> None:
     data = LabelledFeatures(torch.randn(5, 3), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ProbeError, match="two classes or more in train, got 1"):
         fit_probe(data, l2_path=(1.0,), num_classes=3)
+
+
+# Weights of examples
+
+
+def draw_imbalanced(seed: int = 0) -> tuple[LabelledFeatures, np.ndarray]:
+    """Return data of which one class has 200 examples, one 60 and one 15, and class weights."""
+    data = draw(900, 12, 3, seed)
+    kept = torch.cat([(data.labels == k).nonzero()[:count, 0] for k, count in enumerate(COUNTS)])
+    labels = data.labels[kept]
+    by_class = balanced_weights(labels.numpy(), 3)
+    weights = torch.from_numpy(by_class)[labels]
+    return LabelledFeatures(data.features[kept], labels, weights), by_class
+
+
+COUNTS = (200, 60, 15)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    data, by_class = draw_imbalanced()
+    labels = data.labels.numpy()
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(by_class, expected)
+    assert float(data.weights.mean()) == pytest.approx(1.0)
+
+
+def test_a_class_without_examples_weighs_one_and_changes_no_other() -> None:
+    weights = balanced_weights(np.array([0, 0, 0, 2]), 4)
+    np.testing.assert_allclose(weights, [2 / 3, 1.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize("l2", [100.0, 1.0])
+def test_a_weighted_probe_is_scikit_learns_with_balanced_class_weights(l2: float) -> None:
+    data, _ = draw_imbalanced()
+    path = fit_probe(data, l2_path=(l2,), num_classes=3)
+    assert path.converged
+    model = LogisticRegression(C=1 / l2, class_weight="balanced", tol=1e-10, max_iter=100_000)
+    scaled = standardised(data.features).numpy()
+    model.fit(scaled, data.labels.numpy())
+    logits = data.features.double() @ path.weight.double().T + path.bias.double()
+    np.testing.assert_allclose(
+        torch.softmax(logits, 1).numpy(), model.predict_proba(scaled), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0, 100.0])
+def test_every_weighted_strength_reaches_scikit_learns_optimum(c: float) -> None:
+    data, _ = draw_imbalanced(1)
+    scaled, weights = standardised(data.features), data.weights
+    solutions = solve_path(scaled.float(), data.labels, 3, [1e-5, 1e-4, 1e-2, 1.0, 100.0], weights)
+    row = [1e-5, 1e-4, 1e-2, 1.0, 100.0].index(c)
+    model = LogisticRegression(C=c, tol=1e-10, max_iter=100_000)
+    model.fit(scaled.numpy(), data.labels.numpy(), sample_weight=weights.numpy())
+
+    def weighted_objective(coefficients: Tensor, bias: Tensor) -> float:
+        logits = scaled @ coefficients.double().T + bias.double()
+        losses = torch.nn.functional.cross_entropy(logits, data.labels, reduction="none")
+        return float(c * (weights * losses).sum() + coefficients.double().square().sum() / 2)
+
+    best = weighted_objective(torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_))
+    got = weighted_objective(solutions.weights[row], solutions.bias[row])
+    assert got == pytest.approx(best, rel=1e-4)
+    assert bool(solutions.converged[row])
+
+
+def test_an_example_of_weight_two_counts_as_two() -> None:
+    data = draw(80, 6, 3)
+    twice = torch.ones(80)
+    twice[:20] = 2
+    repeated = LabelledFeatures(
+        torch.cat([data.features, data.features[:20]]), torch.cat([data.labels, data.labels[:20]])
+    )
+    centred = data.features - repeated.features.mean(0)
+    weighted = solve_path(centred, data.labels, 3, [0.1], twice)
+    plain = solve_path(torch.cat([centred, centred[:20]]), repeated.labels, 3, [0.1])
+    torch.testing.assert_close(weighted.weights, plain.weights, atol=2e-3, rtol=1e-2)

@@ -277,8 +277,8 @@ def test_the_penalty_adds_its_own_gradient_once_per_update() -> None:
         anchor.hold(classifier)
         with torch.no_grad():
             for value in classifier.parameters():
-                value.add_(0.5)
-        rule = StepRule(add_gradients=lambda: anchor.add_gradients(0.1, 0.2))
+                value.add_(0.01)  # more would make gradients, and their rounding, huge
+        rule = StepRule(add_gradients=lambda: anchor.add_gradients(10.0, 20.0))
         trained = Trained(classifier, None, rule if anchored else StepRule())
         setting = TrainingSpec(name="x", clip_norm=None, learning_rate=1e-12)
         step = TrainStep(trained, setting, NumericsPlan(), torch.device("cpu"), micro_batch)
@@ -294,9 +294,9 @@ def test_the_penalty_adds_its_own_gradient_once_per_update() -> None:
         pulled = gradients(True, micro_batch)
         differences = [one - other for one, other in zip(pulled, plain, strict=True)]
         for difference in differences[:-2]:
-            assert torch.allclose(difference, torch.full_like(difference, 0.1 * 0.5), atol=1e-4)
+            assert torch.allclose(difference, torch.full_like(difference, 10 * 0.01), atol=1e-4)
         for difference in differences[-2:]:
-            assert torch.allclose(difference, torch.full_like(difference, 0.2 * 0.5), atol=1e-4)
+            assert torch.allclose(difference, torch.full_like(difference, 20 * 0.01), atol=1e-4)
 
 
 def distance(adapted: Adapted, before: Mapping[str, Tensor]) -> float:

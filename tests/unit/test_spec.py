@@ -138,6 +138,30 @@ def test_shots_of_a_dataset_win_and_expand(own, default, expected):
     assert [variant.shots for variant in variants] == expected
 
 
+def test_a_dataset_without_selectors_is_dumped_as_it_was_before_there_were_any():
+    assert list(DatasetSpec(name="digits").model_dump()) == [
+        "name",
+        "image_size",
+        "train_examples",
+        "shots",
+        "max_corrupt_fraction",
+    ]
+
+
+def test_selectors_of_a_dataset_are_dumped_under_the_keys_of_the_suite_and_read_back():
+    spec = DatasetSpec.model_validate({"name": "table:r.csv", "label": "stars", "text": "body"})
+    dumped = spec.model_dump(mode="json")
+    assert (dumped["label"], dumped["text"]) == ("stars", "body") and "test" not in dumped
+    assert DatasetSpec.model_validate(dumped) == spec
+    assert spec.selectors == {"text": "body", "label": "stars"}
+
+
+def test_selectors_are_part_of_a_dataset_s_name_in_tables():
+    spec = DatasetSpec.model_validate({"name": "table:r.csv", "label": "stars", "shots": 8})
+    assert spec.label == "table:r.csv (stars, 8 shots)"
+    assert DatasetSpec(name="digits", shots=8).label == "digits (8 shots)"
+
+
 def test_an_exclude_matches_by_name_or_label_on_every_axis():
     rule = Exclude(backbone="*(random)", strategy="fu*")
     random = BackboneSpec(name="timm/a", weights="random")

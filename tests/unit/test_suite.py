@@ -183,13 +183,33 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [digit]",
             "datasets",
             "s.yaml:4: unknown dataset 'digit'. Did you mean 'digits'? "
-            "Known sources: chatterbot-topics, digits, folder, mnist-5k, tiny, torchvision.",
+            "Known sources: chatterbot-topics, digits, folder, hf, mnist-5k, table, tiny, "
+            "torchvision.",
         ),
         (
-            "datasets: [hf/uoft-cs/cifar10]",
+            "datasets: [kaggle/cifar10]",
             "datasets",
-            "s.yaml:4: unknown dataset 'hf/uoft-cs/cifar10'. "
-            "Known sources: chatterbot-topics, digits, folder, mnist-5k, tiny, torchvision.",
+            "s.yaml:4: unknown dataset 'kaggle/cifar10'. "
+            "Known sources: chatterbot-topics, digits, folder, hf, mnist-5k, table, tiny, "
+            "torchvision.",
+        ),
+        (
+            "datasets: [{name: digits, label: stars}]",
+            "datasets",
+            "s.yaml:4: dataset 'digits' has no use for 'label'. Remove it.",
+        ),
+        (
+            "datasets: [{name: 'table:r.csv', revision: main}]",
+            "datasets",
+            "s.yaml:4: dataset 'table:r.csv' has no use for 'revision'. It takes text, image, "
+            "label, split, val, test.",
+        ),
+        (
+            "datasets: [{name: digits, lable: stars}]",
+            "datasets",
+            "s.yaml:4: unknown key 'lable'. Did you mean 'label'? Known: name, image_size, "
+            "train_examples, shots, max_corrupt_fraction, config, text, image, audio, label, "
+            "split, val, test, revision, streaming.",
         ),
         (
             "backbones: [{name: tiny/resnet18, checkpoint: nowhere.pth}]",

@@ -90,6 +90,17 @@ def test_a_new_version_of_a_strategy_changes_the_request_key():
         assert request_key(make_cell()) != before
 
 
+def test_a_change_to_one_option_changes_the_request_key_of_cells_that_use_it(monkeypatch):
+    plain = make_cell(strategy=FullSpec())
+    from_probe = make_cell(strategy=FullSpec(head_init="probe"))
+    assert request_key(from_probe) != request_key(plain)
+    before = request_key(from_probe), request_key(plain)
+    monkeypatch.setattr(FullSpec, "amendment", lambda spec: "")
+    forget_files()
+    assert request_key(plain) == before[1]
+    assert request_key(from_probe) != before[0]
+
+
 def test_the_version_of_a_package_is_part_of_the_request_key(monkeypatch):
     from bench import survey
 

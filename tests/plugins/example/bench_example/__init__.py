@@ -1,0 +1,1 @@
+"""A strategy, a dataset source and a backbone source for bench."""
