@@ -117,6 +117,18 @@ def test_a_row_of_nothing_is_told_by_name(tmp_path: Path) -> None:
         SequenceRows(make_dataset(texts, labels), "text", nothing, ArtifactCache(tmp_path))
 
 
+def test_clips_are_padded_with_what_is_no_sample(tmp_path: Path) -> None:
+    texts, labels = make_texts(3)
+    clips = {
+        text: np.full(size, 0.5, np.float32) for text, size in zip(texts, (4, 2, 9), strict=True)
+    }
+    encoder = RowEncoder(lambda batch: [EncodedRow(clips[text]) for text in batch], "clips")
+    pool = SequenceRows(make_dataset(texts, labels), "audio", encoder, ArtifactCache(tmp_path))
+    got = pool.gather(np.array([1, 0]))
+    assert got.dtype == np.float32 and np.isnan(got[0, 2:]).all()
+    assert (got[0, :2] == 0.5).all() and (got[1] == 0.5).all()
+
+
 # Features and feeds
 
 
@@ -283,6 +295,11 @@ def test_truncated_texts_are_counted_by_split(folder: Path, tmp_path: Path) -> N
 def test_images_and_texts_do_not_go_together(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"of modality 'text', and the backbone .* 'image'"):
         prepare(seeing(small_backbone().preprocessing), ArtifactCache(tmp_path))
+
+
+def test_a_text_backbone_without_an_encoder_is_told(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="has no encoder of text"):
+        prepare(replace(backbone, encoder=None), ArtifactCache(tmp_path))
 
 
 def test_a_backbone_that_has_to_see_train_is_fitted_to_its_texts_alone(
