@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache as cache_result
 
@@ -180,17 +180,24 @@ def _describe(
     num_classes = len(dataset.class_names)
     majority = int(np.bincount(splits["train"].labels, minlength=num_classes).argmax())
     how, pool = backbone.preprocessing, splits["train"].pool
+    described = {name: _describe_split(split, num_classes) for name, split in splits.items()}
     return DataInfo(
         fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
-        splits={name: _describe_split(split, num_classes) for name, split in splits.items()},
+        splits=described,
         num_duplicates=num_duplicates,
         num_corrupt=dataset.num_corrupt,
+        num_truncated=_sum_truncated(described.values()),
         corrupt=dataset.corrupt,
         majority_accuracy=float((splits["test"].labels == majority).mean()),
         image_size=how.image_size if isinstance(how, Preprocessing) else None,
         typical_length=pool.typical_length if isinstance(pool, SequenceRows) else None,
     )
+
+
+def _sum_truncated(splits: Iterable[SplitInfo]) -> int | None:
+    counts = [split.num_truncated for split in splits]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _describe_split(split: Split, num_classes: int) -> SplitInfo:
