@@ -137,7 +137,7 @@ def _is_in_force(name: str, installed: Distribution) -> bool:
 
 
 def _plugins_of(installed: Distribution) -> list[Plugin]:
-    name, version = _name_of(installed), installed.version
+    name, version = _name_of(installed), _field(installed, "Version")
     return [
         Plugin(kind, point.name, point.value, name, version)
         for kind in KINDS
@@ -146,8 +146,12 @@ def _plugins_of(installed: Distribution) -> list[Plugin]:
 
 
 def _name_of(installed: Distribution) -> str:
+    return _field(installed, "Name") or f"(nameless, in {installed.locate_file('')})"
+
+
+def _field(installed: Distribution, name: str) -> str:
+    """Return a field of the metadata, empty where an installation is damaged or lacks it."""
     try:
-        return str(installed.metadata["Name"])
-    # Of a damaged installation this much can still be said.
+        return installed.metadata[name] or ""
     except Exception:
-        return f"(nameless, in {installed.locate_file('')})"
+        return ""

@@ -63,7 +63,7 @@ TEXT_COLUMNS = (
 _DATASET = TextColumn("dataset", lambda row: row.dataset, numeric=False)
 
 
-_BALANCED = TextColumn("bal. %", lambda row: scale.percent(row.test_balanced_accuracy), 6)
+_BALANCED = TextColumn("bal. %", lambda row: scale.percent(row.test_balanced_accuracy), 1)
 _TELLING_DIFFERENCE = 0.01
 
 

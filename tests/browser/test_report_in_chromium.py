@@ -44,7 +44,8 @@ def records():
 @pytest.fixture(scope="module")
 def address(records, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    return write_report(records, folder, suite="vision", command="bench run x.yaml").as_uri()
+    command = "bench run x.yaml"
+    return write_report(records, folder, suite="vision", command=command, wholes=records).as_uri()
 
 
 class Watch:

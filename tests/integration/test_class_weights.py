@@ -105,7 +105,7 @@ def test_balanced_weights_raise_the_balanced_accuracy_on_imbalanced_data(name):
 
 def test_a_head_that_starts_as_the_probe_starts_as_the_weighted_one():
     task = imbalanced_task()
-    spec = LinearProbeSpec(l2=1.0, class_weights="balanced")
+    spec = LinearProbeSpec(l2=1.0, standardize=False, class_weights="balanced")
     probe = registry.strategy("linear_probe").adapt(task, spec)
     weight, bias = probe_head(task, "balanced")
     torch.testing.assert_close(probe.classifier.head.weight.detach(), weight)

@@ -233,6 +233,15 @@ def test_damaged_entry_points_are_one_message_that_names_the_distribution(site, 
         registry.registered("strategies")
 
 
+def test_a_distribution_without_metadata_is_named_by_its_folder(site):
+    points = "[bench.strategies]\ntwist = sound:Twist\n"
+    write_plugin(site, "bench-sound", points=points, modules={"sound": SOUND})
+    (site / "bench_sound-1.0.dist-info" / "METADATA").unlink()
+    (state,) = registry.plugin_states()
+    assert (state.plugin.origin, state.word) == (f"(nameless, in {site})", "ready")
+    expect_harmless(site)
+
+
 def test_the_first_on_the_path_hides_another_version(site, tmp_path, monkeypatch):
     points = "[bench.strategies]\ntwist = sound:Twist\n"
     write_plugin(site, "bench-sound", points=points, modules={"sound": SOUND})
