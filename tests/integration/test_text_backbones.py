@@ -259,7 +259,7 @@ def test_fields_of_images_are_refused_for_texts(
 def test_fields_of_texts_are_refused_for_images() -> None:
     spec = BackboneSpec(name="packaged/efficientnet-lite0", max_tokens=16, pooling="cls")
     problem = PackagedSource().check(spec)
-    assert problem is not None and "takes no texts: drop max_tokens and pooling" in problem
+    assert problem is not None and "takes images, not texts: drop max_tokens and pooling" in problem
 
 
 def test_the_packaged_minilm_gives_the_plain_models_mean_of_tokens() -> None:
