@@ -26,7 +26,16 @@ from bench.digests import digest_value
 from bench.entry_points import Plugin
 from bench.environment import collect_environment
 from bench.errors import BenchError, DivergedError
-from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
+from bench.interfaces import (
+    Adapted,
+    Backbone,
+    BackboneSource,
+    DatasetSource,
+    Emit,
+    Split,
+    Strategy,
+    Task,
+)
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.numerics import CompileSite, compiling_at
@@ -142,9 +151,17 @@ class _Attempt:
         update = {"notes": (*effective.notes, *dict.fromkeys(notes))}
         self.fields["effective"] = effective.model_copy(update=update)
 
+    def _fetch(self, source: BackboneSource | DatasetSource, spec: Any) -> None:
+        """Download what the cell lacks, as a phase of its own."""
+        fetch = registry.fetch_method(source)
+        if fetch is not None and source.locate(spec).missing:
+            with self.runtime.phase("download"):
+                fetch(spec, self.runtime.emit)
+
     def _load_backbone(self) -> Backbone:
+        source = registry.backbone_source(self.cell.backbone.name)
+        self._fetch(source, self.cell.backbone)
         with self.runtime.phase("load_backbone"):
-            source = registry.backbone_source(self.cell.backbone.name)
             backbone = source.load(
                 self.cell.backbone, image_size=self.cell.image_size, seed=self.cell.seed
             )
@@ -155,6 +172,7 @@ class _Attempt:
         return backbone
 
     def _prepare_data(self, backbone: Backbone, strategy: Strategy) -> PreparedData:
+        self._fetch(registry.dataset_source(self.cell.dataset.name), self.cell.dataset)
         with self.runtime.phase("load_data"):
             data = prepare_data(
                 self.cell.dataset,

@@ -288,6 +288,9 @@ class Progress(Frozen):
     Attributes:
         num_done: Examples of the phase that are done.
         num_total: Of how many.
+        item: What is downloaded.
+        num_bytes: Of it that are here.
+        total_bytes: Of how many, where known.
     """
 
     phase: str
@@ -298,3 +301,6 @@ class Progress(Frozen):
     val_accuracy: float | None = None
     num_done: int | None = None
     num_total: int | None = None
+    item: str | None = None
+    num_bytes: int | None = None
+    total_bytes: int | None = None

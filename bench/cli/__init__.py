@@ -20,6 +20,7 @@ def _add_commands() -> None:
         baseline,
         compare,
         doctor,
+        fetch,
         history,
         list_names,
         plan,
@@ -34,6 +35,7 @@ def _add_commands() -> None:
     for name, short, function in (
         ("run", "Sweep a suite, print the table, write the report.", run.run),
         ("plan", "What would run, and what is missing here.", plan.plan),
+        ("fetch", "Download all a suite needs, ahead of a run.", fetch.fetch),
         ("table", "The results, in six formats.", table_command.table),
         ("report", "The HTML report again.", report.report),
         ("list", "What can go in a suite.", list_names.list_names),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,7 +29,8 @@ from bench.datasets.splits import conflicting_request
 from bench.datasets.texts import text_examples
 from bench.digests import stamp_files
 from bench.errors import DatasetError
-from bench.interfaces import Examples, Located, Missing, Modality, RawDataset
+from bench.interfaces import Emit, Examples, Located, Missing, Modality, RawDataset
+from bench.record import Progress
 from bench.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -85,8 +86,29 @@ class HubDataSource:
             path = streamed if streamed.is_dir() else None
         if path is None:
             assert isinstance(place, Repository)
+<<<<<<< HEAD
             return Located(missing=(place.missing(),), packages=_PACKAGES)
         return Located(files=files_below(path), packages=_PACKAGES)
+=======
+            lack = place.missing()
+            # How large the first examples of a stream are is told by nobody.
+            missing = lack if spec.streaming is None else replace(lack, origin=None)
+            return Located(missing=(missing,), packages=_PACKAGES)
+        return Located(files=_files_below(path), packages=_PACKAGES)
+>>>>>>> t-hub
+
+    def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
+        """Download what is not here; of a stream, its first examples, which tell no progress."""
+        place = find_place(spec)
+        if isinstance(place, Path) or not self.locate(spec).missing:
+            return
+        if spec.streaming is None:
+            place.fetch(emit)
+            return
+        from bench.artifacts import ArtifactCache
+
+        emit(Progress(phase="download", item=f"the first {spec.streaming} of {spec.name}"))
+        open_splits(spec, place, ArtifactCache(default_cache_dir()))
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the examples of train, val and test that have an input and a label.

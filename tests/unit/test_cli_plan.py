@@ -132,6 +132,7 @@ def test_what_a_run_would_fetch_is_listed_and_is_no_failure(bench, tmp_path):
         "to download: weights of tiny/resnet50 (98 MiB), by the run itself or so: hf " in done.out
     )
     assert done.out.count("to download: ") == 1
+    assert "1 to download, 98 MiB in all. Ahead of a run: bench fetch s.yaml\n" in done.out
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
