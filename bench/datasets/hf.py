@@ -86,16 +86,11 @@ class HubDataSource:
             path = streamed if streamed.is_dir() else None
         if path is None:
             assert isinstance(place, Repository)
-<<<<<<< HEAD
-            return Located(missing=(place.missing(),), packages=_PACKAGES)
-        return Located(files=files_below(path), packages=_PACKAGES)
-=======
             lack = place.missing()
             # How large the first examples of a stream are is told by nobody.
             missing = lack if spec.streaming is None else replace(lack, origin=None)
             return Located(missing=(missing,), packages=_PACKAGES)
-        return Located(files=_files_below(path), packages=_PACKAGES)
->>>>>>> t-hub
+        return Located(files=files_below(path), packages=_PACKAGES)
 
     def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
         """Download what is not here; of a stream, its first examples, which tell no progress."""
