@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from bench.backbones.checks import NO_RESAMPLER
 from bench.digests import digest_value
 from bench.errors import BackboneError
 from bench.interfaces import Clip, EncodedRow, RawInput, RowEncoder
@@ -152,8 +153,5 @@ def _import_soxr() -> Any:
     try:
         import soxr
     except ImportError as error:
-        raise BackboneError(
-            "clips are resampled by the package soxr, which is not installed. Install it with: "
-            "pip install 'transfer-bench[audio]'."
-        ) from error
+        raise BackboneError(NO_RESAMPLER) from error
     return soxr
