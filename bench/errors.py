@@ -7,6 +7,7 @@
     │   ├── WeightsMissingError   nothing on disk and no network: says what to download
     │   └── WeightsMismatchError  tensors that did not load, by name
     ├── DatasetError            data cannot be read or split
+    ├── TransferError           a download did not arrive, or not whole  exit 3
     ├── StrategyError           a strategy cannot run as asked
     │   ├── ProbeError            the convex solver refuses its input
     │   └── DivergedError         the loss stopped being finite        status diverged
@@ -60,6 +61,12 @@ class WeightsMismatchError(BackboneError):
 
 class DatasetError(BenchError):
     """Data that cannot be found, read or split."""
+
+
+class TransferError(BenchError):
+    """A download that did not arrive, or not as it was announced."""
+
+    exit_code: ClassVar[int] = 3
 
 
 class StrategyError(BenchError):

@@ -25,8 +25,17 @@ from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_value
 from bench.entry_points import Plugin
 from bench.environment import collect_environment
-from bench.errors import BenchError, DivergedError
-from bench.interfaces import Adapted, Backbone, Emit, Split, Strategy, Task
+from bench.errors import BackboneError, BenchError, DivergedError
+from bench.interfaces import (
+    Adapted,
+    Backbone,
+    BackboneSource,
+    DatasetSource,
+    Emit,
+    Split,
+    Strategy,
+    Task,
+)
 from bench.measure import CellProfiler, profile_settings
 from bench.meters import HostMemory, Phases, device_lock, is_out_of_memory
 from bench.numerics import CompileSite, compiling_at
@@ -41,9 +50,14 @@ from bench.record import (
     Status,
 )
 from bench.spec import Job
+from bench.strategies.refit import describe_refit, refit_task, settle
 
 KEY_VERSION = 1
 """Raised when the same cell, on the same bytes, gives other numbers because this code changed."""
+
+
+_OF_AN_END = ("test", "val", "selection", "curve", "refit", "predictions", "infer_profile")
+"""Fields of a record that only a cell which ended well has."""
 
 
 class CellRuntime:
@@ -109,6 +123,7 @@ class _Attempt:
         self.plugins: Mapping[str, Plugin] = {}
         self.fields: dict[str, Any] = {"started_at": datetime.now(UTC), "key": None}
         self.runtime = CellRuntime(job, emit)
+        self._class_names: tuple[str, ...] = ()
         self.compile_site = CompileSite(self.runtime.phase, self.runtime.cache.root / "inductor")
 
     def run(self) -> Record | Recalled:
@@ -142,9 +157,17 @@ class _Attempt:
         update = {"notes": (*effective.notes, *dict.fromkeys(notes))}
         self.fields["effective"] = effective.model_copy(update=update)
 
+    def _fetch(self, source: BackboneSource | DatasetSource, spec: Any) -> None:
+        """Download what the cell lacks, as a phase of its own."""
+        fetch = registry.fetch_method(source)
+        if fetch is not None and source.locate(spec).missing:
+            with self.runtime.phase("download"):
+                fetch(spec, self.runtime.emit)
+
     def _load_backbone(self) -> Backbone:
+        source = registry.backbone_source(self.cell.backbone.name)
+        self._fetch(source, self.cell.backbone)
         with self.runtime.phase("load_backbone"):
-            source = registry.backbone_source(self.cell.backbone.name)
             backbone = source.load(
                 self.cell.backbone, image_size=self.cell.image_size, seed=self.cell.seed
             )
@@ -154,14 +177,20 @@ class _Attempt:
         self.fields |= {"backbone": backbone.info, "preprocessing": backbone.preprocessing}
         return backbone
 
+    def _uses_val(self, strategy: Strategy) -> bool:
+        refits = self.cell.dataset.refit is not None
+        return refits or strategy.needs_val(self.cell.strategy)
+
     def _prepare_data(self, backbone: Backbone, strategy: Strategy) -> PreparedData:
+        self._fetch(registry.dataset_source(self.cell.dataset.name), self.cell.dataset)
         with self.runtime.phase("load_data"):
             data = prepare_data(
                 self.cell.dataset,
                 backbone=backbone,
                 split_seed=self.cell.split_seed,
                 seed=self.cell.seed,
-                needs_val=strategy.needs_val(self.cell.strategy),
+                fold=self.cell.fold,
+                needs_val=self._uses_val(strategy),
                 cache=self.runtime.cache,
                 emit=self.runtime.emit,
             )
@@ -189,6 +218,8 @@ class _Attempt:
         }
         if self.cell.compile:
             parts["compile"] = "true"
+        if self.cell.dataset.refit is not None:
+            parts["refit"] = self.cell.dataset.refit
         self.fields |= {"key_parts": parts, "key": digest_value(parts)}
         return str(self.fields["key"])
 
@@ -198,6 +229,7 @@ class _Attempt:
         return value if plugin is None else f"{value} ({plugin.origin})"
 
     def _adapt(self, backbone: Backbone, data: PreparedData, strategy: Strategy) -> Adapted:
+        self._class_names = data.info.class_names
         task = Task(
             backbone=backbone,
             train=data.train,
@@ -207,13 +239,12 @@ class _Attempt:
             runtime=self.runtime,
         )
         with self._sharing_device():
-            with self.runtime.phase("adapt"):
-                adapted = strategy.adapt(task, self.cell.strategy)
-            with self.runtime.phase("evaluate"):
-                self._evaluate(adapted, data)
+            adapted = self._choose(task, strategy)
+            if self.cell.dataset.refit is not None:
+                adapted = self._refit(task, strategy, adapted)
+            assert adapted is not None
+            self._evaluate(adapted, data.test, "test")
         self.fields |= {
-            "selection": adapted.selection,
-            "curve": adapted.curve,
             "num_parameters": adapted.num_parameters,
             "num_trainable_parameters": adapted.num_trainable_parameters,
             "effective": adapted.effective,
@@ -223,13 +254,48 @@ class _Attempt:
     def _sharing_device(self) -> Any:
         return device_lock(self.runtime.cache.root, self.job.device, exclusive=False)
 
-    def _evaluate(self, adapted: Adapted, data: PreparedData) -> None:
-        names, predictions = data.info.class_names, []
-        if data.val is not None:
-            self.fields["val"], packed = _score(adapted, data.val, "val", names)
-            predictions.append(packed)
-        self.fields["test"], packed = _score(adapted, data.test, "test", names)
-        self.fields["predictions"] = (*predictions, packed)
+    def _choose(self, task: Task, strategy: Strategy) -> Adapted | None:
+        """Return the model that val chose; None where it is fitted again and nothing is chosen."""
+        spec = self.cell.strategy
+        if self.cell.dataset.refit is not None and not strategy.needs_val(spec):
+            return None
+        with self.runtime.phase("adapt"):
+            adapted = strategy.adapt(task, spec)
+        if task.val is not None:
+            self._evaluate(adapted, task.val, "val")
+        self.fields |= {"selection": adapted.selection, "curve": adapted.curve}
+        return adapted
+
+    def _refit(self, task: Task, strategy: Strategy, chosen: Adapted | None) -> Adapted:
+        """Return the strategy fitted again on train and val, from the weights as loaded."""
+        spec, epoch = self.cell.strategy, None
+        if chosen is not None:
+            spec, epoch = settle(spec, chosen.selection)
+        again = refit_task(task, epoch, chosen=chosen is not None)
+        if chosen is not None and strategy.trains_backbone:
+            # Gives back the memory of the weights, whoever still holds the module.
+            task.backbone.module.to("meta")
+            again = replace(again, backbone=self._reload_backbone())
+        with self.runtime.phase("refit"):
+            adapted = strategy.adapt(again, spec)
+        self.fields["refit"] = describe_refit(again, adapted)
+        return adapted
+
+    def _reload_backbone(self) -> Backbone:
+        digest = self.fields["backbone"].weights_digest
+        backbone = self._load_backbone()
+        if backbone.info.weights_digest != digest:
+            raise BackboneError(
+                f"{backbone.info.name}: its weights are others than when the cell began "
+                f"({backbone.info.weights_digest[:12]}, before {digest[:12]}): something wrote to "
+                "their files. Run the cell again."
+            )
+        return backbone
+
+    def _evaluate(self, adapted: Adapted, split: Split, name: Literal["val", "test"]) -> None:
+        with self.runtime.phase("evaluate"):
+            self.fields[name], packed = _score(adapted, split, name, self._class_names)
+        self.fields["predictions"] = (*self.fields.get("predictions", ()), packed)
 
     def _profile(self, backbone: Backbone, data: PreparedData, adapted: Adapted) -> None:
         gc.collect()
@@ -247,7 +313,7 @@ class _Attempt:
 
     def failed(self, error: Exception) -> Record:
         """Return the record of a cell that did not end well; what it is, not its scores, stays."""
-        for field in ("test", "val", "selection", "curve", "predictions", "infer_profile"):
+        for field in _OF_AN_END:
             self.fields.pop(field, None)
         text = "" if isinstance(error, BenchError) else traceback.format_exc()
         self.fields["failure"] = Failure(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bench.record import (
     BackboneInfo,
@@ -54,6 +54,30 @@ RawInput: TypeAlias = "Image | str | Clip"
 
 
 @dataclass(frozen=True)
+class HubFiles:
+    """Files of a hub repository that something needs.
+
+    Attributes:
+        repo: ``owner/name``.
+        revision: Branch, tag or full commit; None is ``main``.
+        always: Globs of file names that are wanted where the repository has them.
+        first_of: Globs in order of preference; those of the first one that matches are wanted, and
+            without any match the repository does not hold what is needed.
+        kind: What the repository is to the hub.
+    """
+
+    repo: str
+    revision: str | None = None
+    always: tuple[str, ...] = ()
+    first_of: tuple[str, ...] = ()
+    kind: Literal["model", "dataset"] = "model"
+
+
+Origin: TypeAlias = HubFiles | str
+"""Where missing bytes lie: files of a hub repository, or a plain address."""
+
+
+@dataclass(frozen=True)
 class Missing:
     """Something that is not on this machine and must be downloaded.
 
@@ -62,12 +86,14 @@ class Missing:
         how: A command or a place that provides it.
         num_bytes: Its size where known.
         downloadable: Whether a run would fetch it by itself, given a network.
+        origin: Where its bytes lie, where their size can be asked for.
     """
 
     what: str
     how: str
     num_bytes: int | None = None
     downloadable: bool = True
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +204,29 @@ class BackboneSource(Protocol):
             seed: Draws the weights of ``weights: random``.
 
         Raises:
-            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMissingError: Not on disk, and downloads are forbidden here.
+            TransferError: The download failed.
             WeightsMismatchError: Tensors that did not load, by name.
+        """
+        ...
+
+
+class Fetching(Protocol):
+    """What a source of backbones or datasets may offer beside its own protocol.
+
+    `bench fetch` calls it ahead of a run and a cell calls it before `load`. A source without it
+    has nothing to download, or downloads in `load`.
+    """
+
+    def fetch(self, spec: Any, emit: Emit) -> None:
+        """Download everything that `locate` misses and `load` will read, checked; show progress.
+
+        Args:
+            spec: A `BackboneSpec` or a `DatasetSpec`, as the source's other methods take it.
+            emit: Takes `Progress` of the phase ``download``.
+
+        Raises:
+            BenchError: It is not to be had, or did not arrive whole.
         """
         ...
 
@@ -327,8 +374,28 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True)
+class Refit:
+    """What a strategy is to fit again with: the choice is made, and train holds what val held.
+
+    Attributes:
+        train: That the choice was made with.
+        val: That it was made on.
+        epoch: The one that was kept; None where no epoch was chosen.
+    """
+
+    train: Split
+    val: Split
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Task:
-    """All that a strategy may see. There is no test split here, by construction."""
+    """All that a strategy may see. There is no test split here, by construction.
+
+    Attributes:
+        refit: Set where a setting that val chose is fitted again on train and val together: then
+            `train` is both, `val` is None, and the spec has one value of each field.
+    """
 
     backbone: Backbone
     train: Split
@@ -336,6 +403,15 @@ class Task:
     num_classes: int
     seed: int
     runtime: Runtime
+    refit: Refit | None = None
+
+    def last_epoch(self, epochs: int) -> int:
+        """Return the epoch after which training ends: the chosen one where it is fitted again.
+
+        Args:
+            epochs: Over which the schedule runs, in either case.
+        """
+        return epochs if self.refit is None else self.refit.epoch or epochs
 
 
 @dataclass(frozen=True)

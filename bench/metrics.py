@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.digests import digest_strings
 from bench.errors import StrategyError
 from bench.record import ClassScore, Outcomes, PredictionSet, Scores
 
@@ -144,6 +145,28 @@ def pack_outcomes(ids_digest: str, labels: bytes, predicted: bytes) -> Outcomes 
 def outcome_bits(outcomes: Outcomes) -> NDArray[np.uint8]:
     """Return the bytes that `np.packbits` made of the outcomes, shape (ceil(N / 8),)."""
     return np.frombuffer(b64decode(outcomes.correct), dtype=np.uint8)
+
+
+def join_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
+    """Return the outcomes of several splits as those of one, in the order given."""
+    bits = [np.unpackbits(outcome_bits(part), count=part.num_examples) for part in parts]
+    return Outcomes(
+        ids_digest=digest_strings(part.ids_digest for part in parts),
+        num_examples=sum(part.num_examples for part in parts),
+        correct=b64encode(np.packbits(np.concatenate(bits)).tobytes()).decode("ascii"),
+    )
+
+
+def join_predictions(parts: Sequence[UnpackedPredictions]) -> UnpackedPredictions:
+    """Return the predictions on several splits as those on one, in the order given."""
+    return UnpackedPredictions(
+        split=parts[0].split,
+        ids=tuple(id_ for part in parts for id_ in part.ids),
+        labels=np.concatenate([part.labels for part in parts]),
+        predicted=np.concatenate([part.predicted for part in parts]),
+        true_probability=np.concatenate([part.true_probability for part in parts]),
+        top5=np.concatenate([part.top5 for part in parts]),
+    )
 
 
 @lru_cache(maxsize=64)

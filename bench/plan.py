@@ -9,6 +9,7 @@ from typing import cast
 from bench import registry
 from bench.errors import UsageError
 from bench.notation import parse_seed_range
+from bench.protocol import expand_dataset, expand_folds, find_conflict, suite_defaults
 from bench.spec import BackboneSpec, Cell, DatasetSpec, StrategySpec, Suite
 
 _MAX_LISTED = 30
@@ -25,12 +26,12 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
     the backbone with these, once for every name, whatever weights the suite has beside.
 
     Raises:
-        UsageError: A strategy is not registered.
+        UsageError: A strategy is not registered, or what is asked of a dataset contradicts itself.
     """
-    datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
     strangers = frozenset(pairs_apart(suite))
     cells = []
-    for dataset, backbone, strategy in product(datasets, suite.backbones, suite.strategies):
+    axes = product(expand_datasets(suite), suite.backbones, suite.strategies)
+    for dataset, backbone, strategy in axes:
         if any(rule.matches(backbone, dataset, strategy) for rule in suite.exclude):
             continue
         if (backbone, dataset) in strangers:
@@ -45,14 +46,27 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
             "numerics": suite.numerics,
             "compile": suite.compile,
         }
-        cells += [Cell(seed=seed, **shared) for seed in suite.seeds]
+        folds = expand_folds(dataset)
+        cells += [Cell(seed=seed, fold=fold, **shared) for seed in suite.seeds for fold in folds]
     return tuple(sorted(dict.fromkeys(cells), key=lambda cell: _rank(cell.strategy)))
+
+
+def expand_datasets(suite: Suite) -> tuple[DatasetSpec, ...]:
+    """Return the datasets of a suite as its cells have them, see `bench.protocol`.
+
+    Raises:
+        UsageError: What is asked of a dataset contradicts itself.
+    """
+    defaults = suite_defaults(suite)
+    for spec in suite.datasets:
+        if problem := find_conflict(spec, defaults):
+            raise UsageError(f"dataset '{spec.name}': {problem}.")
+    return tuple(each for spec in suite.datasets for each in expand_dataset(spec, defaults))
 
 
 def pairs_apart(suite: Suite) -> tuple[tuple[BackboneSpec, DatasetSpec], ...]:
     """Return the pairs of which the backbone does not take what the dataset holds."""
-    datasets = [spec for entry in suite.datasets for spec in entry.per_shots(suite.shots)]
-    held = [(spec, registry.dataset_modality(spec)) for spec in datasets]
+    held = [(spec, registry.dataset_modality(spec)) for spec in expand_datasets(suite)]
     return tuple(
         (backbone, dataset)
         for backbone in suite.backbones

@@ -52,6 +52,7 @@ __all__ = [
     "Progress",
     "Recalled",
     "Record",
+    "RefitInfo",
     "Scores",
     "Selection",
     "SplitInfo",
@@ -100,6 +101,22 @@ class EpochPoint(EpochSummary):
     learning_rate: float
     val_loss: float | None
     seconds: float
+
+
+class RefitInfo(Frozen):
+    """What was fitted again once everything was chosen: the model that the test split saw.
+
+    Attributes:
+        num_examples: Of train and val together.
+        ids_digest: Of their ids, in order.
+        epochs: That were trained; None for a strategy that takes none.
+        curve: Of these epochs, without val.
+    """
+
+    num_examples: int
+    ids_digest: str
+    epochs: int | None = None
+    curve: tuple[EpochPoint, ...] = ()
 
 
 class Preprocessing(Frozen):
@@ -254,6 +271,9 @@ class Record(RecordSummary):
     """Everything measured for a cell, with its status and environment.
 
     Attributes:
+        refit: Where the strategy was fitted again on train and val: then val scores and
+            predictions, selection and curve are of the model that was chosen on val, and test
+            scores, predictions, costs and settings in force of the one fitted again.
         seconds: Wall seconds by phase.
         outcomes: Follow from the predictions, so they are in the summary's JSON alone.
         predictions: Kept apart from the record's JSON.
@@ -264,6 +284,7 @@ class Record(RecordSummary):
     val: Scores | None = None
     selection: Selection | None = None
     curve: tuple[EpochPoint, ...] = ()
+    refit: RefitInfo | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
     backbone: BackboneInfo | None = None
     preprocessing: InputPreprocessing | None = None
@@ -288,6 +309,9 @@ class Progress(Frozen):
     Attributes:
         num_done: Examples of the phase that are done.
         num_total: Of how many.
+        item: What is downloaded.
+        num_bytes: Of it that are here.
+        total_bytes: Of how many, where known.
     """
 
     phase: str
@@ -298,3 +322,6 @@ class Progress(Frozen):
     val_accuracy: float | None = None
     num_done: int | None = None
     num_total: int | None = None
+    item: str | None = None
+    num_bytes: int | None = None
+    total_bytes: int | None = None

@@ -4,7 +4,7 @@ A new backbone source, dataset source or strategy is one new file and one line h
 point ``bench.backbones``, ``bench.datasets`` or ``bench.strategies`` in another distribution.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from bench.entry_points import Plugin, find_plugins, forget_found
 from bench.errors import BenchError, UsageError
-from bench.interfaces import BackboneSource, DatasetSource, Modality, Strategy
+from bench.interfaces import BackboneSource, DatasetSource, Emit, Modality, Strategy
 from bench.plugins import guard
 from bench.spec import BackboneSpec, Cell, DatasetSpec
 
@@ -175,6 +175,11 @@ def backbone_source(name: str) -> BackboneSource:
 def dataset_source(name: str) -> DatasetSource:
     """Return the source of a dataset, by the dataset's name; raises as `backbone_source`."""
     return cast(DatasetSource, _load("datasets", dataset_prefix(name)))
+
+
+def fetch_method(source: BackboneSource | DatasetSource) -> Callable[[Any, Emit], None] | None:
+    """Return a source's `interfaces.Fetching.fetch`, or None where it does not offer one."""
+    return cast("Callable[[Any, Emit], None] | None", getattr(source, "fetch", None))
 
 
 def backbone_modality(spec: BackboneSpec) -> Modality | None:

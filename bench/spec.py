@@ -25,7 +25,11 @@ T = TypeVar("T")
 Grid = Annotated[tuple[T, ...], Field(min_length=1)]
 """Values tried inside one cell, chosen on val; such a field is typed ``T | Grid[T]``."""
 
+Refit = Literal["train+val", "none"]
+ProtocolName = Literal["vtab-1k"]
+
 _ANY_DATASET = ("name", "image_size", "train_examples", "shots", "max_corrupt_fraction")
+_PROTOCOL = ("refit", "protocol", "folds", "splits")
 _COLUMN_KEYS = {"label_column": "label"}
 _OF_SEQUENCES = ("max_tokens", "pooling", "max_seconds")
 _OFF = {"mixup": 0.0, "cutmix": 0.0, "class_weights": "none"}
@@ -121,6 +125,13 @@ class DatasetSpec(_Named):
         train_examples: Train and val together are cut to this many (80 : 20), stratified.
         shots: Train examples per class; a list expands into cells.
         max_corrupt_fraction: Share of unreadable examples above which the dataset is refused.
+        refit: ``train+val``: once all is chosen on val, fit again on train and val together, with
+            what was chosen; ``none`` does not where the suite does. See `docs/protocols.md`.
+        protocol: ``vtab-1k``: 1,000 examples of train and val (800 : 200), chosen on val, fitted
+            again on all 1,000, tested on the whole test split.
+        folds: Cross-validation: so many cells per seed, each example in the test split of one.
+        splits: A file that `bench splits export` wrote, or one like it: which examples are train,
+            val and test.
 
     The other fields, its selectors, say where in a table or on the hub the examples are; a source
     takes those that it lists. `label_column` is ``label`` in the suite and in every dump.
@@ -131,6 +142,10 @@ class DatasetSpec(_Named):
     train_examples: int | None = Field(default=None, ge=2)
     shots: PositiveInt | Grid[PositiveInt] | None = None
     max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
+    refit: Refit | None = None
+    protocol: ProtocolName | None = None
+    folds: int | None = Field(default=None, ge=2, le=100)
+    splits: str | None = Field(default=None, min_length=1)
     config: str | None = _selector("Configuration of a dataset on the hub.")
     text: str | None = _selector("Column that holds the texts.")
     image: str | None = _selector("Column of images: paths relative to the table, or bytes.")
@@ -143,7 +158,7 @@ class DatasetSpec(_Named):
     streaming: PositiveInt | None = _selector("Stream only this many first examples of a split.")
 
     @model_serializer(mode="wrap")
-    def _without_unset_selectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is not set: keys and labels of cells from before it stay."""
         values = {_COLUMN_KEYS.get(key, key): value for key, value in handler(self).items()}
         return {
@@ -153,14 +168,16 @@ class DatasetSpec(_Named):
     @property
     def selectors(self) -> dict[str, Any]:
         """What is set of the fields that say where the examples are, by key of the suite."""
-        return {key: value for key, value in self.model_dump().items() if key not in _ANY_DATASET}
+        others = (*_ANY_DATASET, *_PROTOCOL)
+        return {key: value for key, value in self.model_dump().items() if key not in others}
 
     @property
     def label(self) -> str:
         """The name in tables; what makes another task of the same name is part of it."""
         named = self.selectors
         parts = [f"first {named[key]}" if key == "streaming" else named[key] for key in named]
-        parts += [] if self.shots is None else [f"{self.shots} shots"]
+        counts = (("shots", self.shots), ("folds", self.folds))
+        parts += [f"{count} {word}" for word, count in counts if count is not None]
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
     def per_shots(self, default: int | tuple[int, ...] | None) -> tuple[Self, ...]:
@@ -317,6 +334,8 @@ class Suite(Frozen):
         split_seed: Fixes the test split, the same for every seed.
         seeds: Each draws val, shots, head initialisation, data order and augmentation: ten draws
             of few shots are ``0..9``.
+        refit: Of every dataset that says nothing else, see `DatasetSpec`.
+        protocol: Likewise.
         compile: Also try passes compiled by `torch.compile`; kept only where more than 5% faster.
     """
 
@@ -330,6 +349,8 @@ class Suite(Frozen):
     split_seed: int = Field(default=0, ge=0)
     seeds: Seeds = Field(default=(0,), min_length=1)
     shots: PositiveInt | Grid[PositiveInt] | None = None
+    refit: Refit | None = None
+    protocol: ProtocolName | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
     exclude: tuple[Exclude, ...] = ()
@@ -342,6 +363,7 @@ class Cell(Frozen):
     Attributes:
         image_size: Height and width in pixels; None is the backbone's own.
         compile: Whether compiled passes are tried too.
+        fold: Which of the dataset's folds is tested on, from 0; None where it has none.
     """
 
     suite: str
@@ -353,11 +375,23 @@ class Cell(Frozen):
     image_size: int | None = None
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
+    fold: int | None = Field(default=None, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_no_fold(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the fold out where there is none: keys of cells from before folds stay."""
+        return {key: v for key, v in handler(self).items() if key != "fold" or v is not None}
+
+    @property
+    def draw(self) -> str:
+        """What the cells of one row differ in: the seed, and the fold where there are folds."""
+        fold = "" if self.fold is None else f" · fold {self.fold}"
+        return f"seed {self.seed}{fold}"
 
     @property
     def label(self) -> str:
         """One line for progress and messages."""
-        parts = (self.backbone.label, self.dataset.label, self.strategy.name, f"seed {self.seed}")
+        parts = (self.backbone.label, self.dataset.label, self.strategy.name, self.draw)
         return " · ".join(parts)
 
     def canonical(self) -> dict[str, Any]:

@@ -110,11 +110,14 @@ class DataSummary(Frozen):
     Attributes:
         num_duplicates: Examples of val or test whose exact content is in an earlier split too.
         num_corrupt: How many could not be read.
+        num_truncated: Texts or clips, of all splits, that the backbone does not take whole; None
+            for images.
         majority_accuracy: Test accuracy of always naming train's most frequent class.
     """
 
     num_duplicates: int
     num_corrupt: int = 0
+    num_truncated: int | None = None
     majority_accuracy: float
 
 

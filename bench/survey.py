@@ -6,9 +6,10 @@ of every file it stands for and the version of every package that can change its
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import median
 
 from bench import registry
@@ -153,7 +154,8 @@ def _states(cell: Cell) -> tuple[_State, _State]:
 
 def _whole(spec: DatasetSpec) -> DatasetSpec:
     # How much of a dataset is used does not decide which files it has, and there may be many.
-    return spec.model_copy(update={"image_size": None, "train_examples": None, "shots": None})
+    unused = ("image_size", "train_examples", "shots", "refit", "folds")
+    return spec.model_copy(update=dict.fromkeys(unused))
 
 
 @cache
@@ -163,7 +165,10 @@ def _backbone_state(spec: BackboneSpec) -> _State:
 
 @cache
 def _dataset_state(spec: DatasetSpec) -> _State:
-    return _state(registry.dataset_source(spec.name).locate(spec))
+    located = registry.dataset_source(spec.name).locate(spec)
+    if spec.splits is not None:
+        located = replace(located, files=(*located.files, Path(spec.splits).expanduser()))
+    return _state(located)
 
 
 def _state(located: Located) -> _State:

@@ -47,7 +47,7 @@ class Row:
     """One line of the table in docs/performance.md.
 
     Attributes:
-        claim: What it belongs to, ``1`` to ``8``.
+        claim: What it belongs to, ``1`` to ``9``.
         what: What was compared, for people.
         setting: Backbone and sizes.
         ratio: The number that the target bounds; None where it could not be measured.

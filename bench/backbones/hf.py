@@ -24,13 +24,15 @@ from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
 from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
 from bench.environment import find_snapshot
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Located, Modality
+from bench.interfaces import Backbone, Emit, HubFiles, Located, Modality
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
+from bench.transfer.tracking import silent
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
-_PATTERNS = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model")
+_PATTERNS = ("*.json", "*.md", "*.txt", "*.model")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PACKAGES: dict[Modality, tuple[str, ...]] = {"text": ("tokenizers",), "audio": ("soxr",)}
 _PATH_STARTS = ("/", "~", ".")
@@ -94,11 +96,14 @@ class HubSource:
         files = _files(place.folder, weights=not random) if place.folder else None
         if files is not None:
             return Located(files=files, packages=packages)
-        repo = place.repo or str(place.folder)
-        filename = _CONFIG if random else ""
-        return Located(
-            missing=(hub.missing_from_hub(repo, filename, spec.revision),), packages=packages
-        )
+        missing = hub.missing_from_hub(_wanted(spec, place))
+        return Located(missing=(missing,), packages=packages)
+
+    def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
+        """Download what is not here; see `interfaces.Fetching`."""
+        place = _place(spec)
+        if place.repo is not None and not _is_whole(place, spec.weights != "random"):
+            hub.fetch_from_hub(_wanted(spec, place), emit)
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
         """Return the backbone.
@@ -110,7 +115,8 @@ class HubSource:
             seed: Draws the weights of ``weights: random``.
 
         Raises:
-            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMissingError: Not on disk, and downloads are forbidden here.
+            TransferError: The download failed.
             WeightsMismatchError: Tensors that did not load, by name.
             BackboneError: No vision model, no preprocessing, or it does not run at that size.
         """
@@ -196,7 +202,9 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
     """Return the folder with everything in it, and where that came from.
 
     Raises:
-        WeightsMissingError: Not on disk and not to be fetched.
+        WeightsMissingError: Not on disk, and downloads are forbidden here.
+        TransferError: The download failed.
+        BackboneError: There is no model in the folder, or none that transformers reads.
     """
     place = _place(spec)
     weights = spec.weights != "random"
@@ -207,16 +215,22 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
         return folder, f"folder {folder}"
     if _is_whole(place, weights):
         return _source(place)
-    repo = place.repo
-    missing = hub.missing_from_hub(repo, "" if weights else _CONFIG, spec.revision)
-    patterns = [*_PATTERNS, *(["*.py"] if spec.trust_remote_code else [])]
-    # Old repositories hold pickles only; those are not fetched beside safetensors.
-    for wanted in (patterns, [*patterns, "*.bin"]):
-        hub.fetch_snapshot(missing, repo, wanted, spec.revision)
-        place = _place(spec)
-        if _is_whole(place, weights):
-            return _source(place)
-    raise hub.explain_missing(missing, "the repository holds none that transformers reads")
+    hub.fetch_from_hub(_wanted(spec, place), silent)
+    place = _place(spec)
+    if not _is_whole(place, weights):
+        raise BackboneError(
+            f"{spec.name}: {place.folder} holds no model that transformers reads: {_CONFIG} and "
+            f"{' or '.join((*_SINGLE, *_INDEXES))} should be there."
+        )
+    return _source(place)
+
+
+def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
+    """Return the files to have; pickles only where the repository has no safetensors."""
+    code = ("*.py",) if spec.trust_remote_code else ()
+    repo = place.repo or str(place.folder)
+    weights = () if spec.weights == "random" else _WEIGHTS
+    return HubFiles(repo, spec.revision, always=(*_PATTERNS, *code), first_of=weights)
 
 
 def _is_whole(place: _Place, weights: bool) -> bool:

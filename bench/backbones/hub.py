@@ -1,4 +1,4 @@
-"""Weights files on this machine, fetched if allowed; knows the caches' layout, no model.
+"""Weights files on this machine, fetched if allowed; knows no model.
 
 What is in a cache is used as it is, without asking the network whether there is something newer:
 the same suite gives the same numbers tomorrow. Finding needs no network and no torch.
@@ -6,24 +6,19 @@ the same suite gives the same numbers tomorrow. Finding needs no network and no 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
 from bench.digests import digest_file
-from bench.environment import find_snapshot, hub_cache_dir, is_offline, user_cache_dir
+from bench.environment import find_snapshot, hub_cache_dir, is_offline
 from bench.errors import BackboneError, WeightsMissingError
-from bench.interfaces import Missing
+from bench.interfaces import Emit, HubFiles, Missing
+from bench.transfer.cache import torch_checkpoint_dir
+from bench.transfer.tracking import Tracker, silent
 
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,64})\.")
-
-
-def torch_checkpoint_dir() -> Path:
-    """Return the folder of torch.hub's plain downloads: ``TORCH_HOME/hub/checkpoints``."""
-    home = os.environ.get("TORCH_HOME")
-    return (Path(home).expanduser() if home else user_cache_dir() / "torch") / "hub" / "checkpoints"
 
 
 def find_hub_file(repo: str, filenames: Sequence[str], revision: str | None = None) -> Path | None:
@@ -33,16 +28,23 @@ def find_hub_file(repo: str, filenames: Sequence[str], revision: str | None = No
     return next((path for path in paths if path.is_file()), None)
 
 
-def missing_from_hub(repo: str, filename: str, revision: str | None = None) -> Missing:
+def missing_from_hub(wanted: HubFiles) -> Missing:
     """Return what to download from the hub, and the command that does it."""
-    flag = f" --revision {revision}" if revision else ""
-    command = f"hf download {repo} {filename}".rstrip() + flag
+    names = (*wanted.always, *wanted.first_of[:1])
+    exact = "" if any("*" in name for name in names) else " ".join(("", *names))
+    flag = f" --revision {wanted.revision}" if wanted.revision else ""
+    command = f"hf download {wanted.repo}{exact}{flag}"
     return Missing(
-        what=f"weights of {repo}",
-        how=f"on a machine with network run `{command}`, copy its hub cache to {hub_cache_dir()} "
-        "if that is another machine, and set HF_HUB_OFFLINE=1",
+        what=_weights_of(wanted),
+        how=f"on a machine with network run `{command}`, or `bench fetch` for all of a suite, copy "
+        f"its hub cache to {hub_cache_dir()} if that is another machine, and set HF_HUB_OFFLINE=1",
         downloadable=not is_offline(),
+        origin=wanted,
     )
+
+
+def _weights_of(wanted: HubFiles) -> str:
+    return f"weights of {wanted.repo}"
 
 
 def missing_file(what: str, url: str, num_bytes: int | None = None) -> Missing:
@@ -52,6 +54,7 @@ def missing_file(what: str, url: str, num_bytes: int | None = None) -> Missing:
         how=f"download {url} to {torch_checkpoint_dir() / url_filename(url)} (TORCH_HOME moves it)",
         num_bytes=num_bytes,
         downloadable=not is_offline(),
+        origin=url,
     )
 
 
@@ -62,67 +65,22 @@ def explain_missing(missing: Missing, reason: str) -> WeightsMissingError:
     )
 
 
-def fetch_hub_file(repo: str, filenames: Sequence[str], revision: str | None = None) -> Path:
-    """Return a file of a hub repository: from the cache, else downloaded into it.
+def fetch_from_hub(wanted: HubFiles, emit: Emit = silent) -> Path:
+    """Download files of a hub repository into the cache; return their snapshot's folder.
 
     Args:
-        repo: ``owner/name``.
-        filenames: In order of preference; the first that the repository has.
-        revision: Branch, tag or full commit; None is ``main``.
+        wanted: Which files of which repository.
+        emit: Takes progress.
 
     Raises:
-        WeightsMissingError: Not cached, and offline or not to be fetched.
-    """
-    cached = find_hub_file(repo, filenames, revision)
-    if cached is not None:
-        return cached
-    missing = missing_from_hub(repo, filenames[0], revision)
-    if is_offline():
-        raise explain_missing(missing, "HF_HUB_OFFLINE is set")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    for name in filenames:
-        try:
-            path = hf_hub_download(repo, name, revision=revision, cache_dir=hub_cache_dir())
-            return Path(path)
-        except RemoteEntryNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            # Every network, permission and name error of the hub's client is one of these two.
-            raise explain_missing(missing, _reason(error)) from error
-    raise explain_missing(missing, f"the hub has none of {', '.join(filenames)} there")
-
-
-def fetch_snapshot(
-    missing: Missing, repo: str, patterns: Sequence[str], revision: str | None = None
-) -> None:
-    """Download the files of a hub repository that match some patterns into the cache.
-
-    Args:
-        missing: Words for the error.
-        repo: ``owner/name``.
-        patterns: Globs of file names.
-        revision: Branch, tag or full commit; None is ``main``.
-
-    Raises:
-        WeightsMissingError: Offline or not to be fetched.
+        WeightsMissingError: Downloads are forbidden here.
+        TransferError: They are not to be had, or did not arrive whole.
     """
     if is_offline():
-        raise explain_missing(missing, "HF_HUB_OFFLINE is set")
-    from huggingface_hub import snapshot_download
+        raise explain_missing(missing_from_hub(wanted), "HF_HUB_OFFLINE is set")
+    from bench.transfer.repository import fetch_repository
 
-    try:
-        snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns), cache_dir=hub_cache_dir()
-        )
-    except (OSError, ValueError) as error:
-        raise explain_missing(missing, _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"the download failed ({type(error).__name__}: {lines[0] if lines else ''})"
+    return fetch_repository(_weights_of(wanted), wanted, emit)
 
 
 def url_filename(url: str) -> str:
@@ -130,29 +88,35 @@ def url_filename(url: str) -> str:
     return Path(urlparse(url).path).name
 
 
-def fetch_url(what: str, url: str, num_bytes: int | None = None) -> Path:
+def fetch_url(what: str, url: str, num_bytes: int | None = None, emit: Emit = silent) -> Path:
     """Return a plain download: from torch.hub's cache, else downloaded into it and verified.
 
-    A download goes to a temporary file and is moved into place only when its digest agrees with
-    the one in its name, so that an interruption leaves no broken cache.
+    A download goes to a partial file, from which a later try goes on, and is moved into place only
+    when its digest agrees with the one in its name.
+
+    Args:
+        what: Names it in messages and in progress.
+        url: Its address.
+        num_bytes: About how large it is, where known.
+        emit: Takes progress.
 
     Raises:
-        WeightsMissingError: Not cached, and offline or not to be fetched.
+        WeightsMissingError: Not cached, and downloads are forbidden here.
+        TransferError: It is not to be had, or did not arrive whole.
     """
     path = torch_checkpoint_dir() / url_filename(url)
     if path.is_file():
         return path
-    missing = missing_file(what, url, num_bytes)
     if is_offline():
-        raise explain_missing(missing, "HF_HUB_OFFLINE is set")
-    from torch.hub import download_url_to_file
+        raise explain_missing(missing_file(what, url, num_bytes), "HF_HUB_OFFLINE is set")
+    from bench.transfer.failures import Place
+    from bench.transfer.files import RemoteFile, download
 
     match = _HASH_IN_NAME.search(path.name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(url, str(path), match.group(1) if match else None, progress=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise explain_missing(missing, _reason(error)) from error
+    file = RemoteFile(url, path, digest=match.group(1) if match else None)
+    tracker = Tracker(emit, what, num_bytes)
+    download(file, Place(what, url), tracker.report)
+    tracker.finish(path.stat().st_size)
     return path
 
 

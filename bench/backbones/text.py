@@ -6,8 +6,11 @@ which most checkpoints never trained for it, is not used, and features are not n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from bench.backbones.assemble import Parts, assemble
 from bench.backbones.hub_features import load_hub_model
@@ -56,11 +59,7 @@ def load_text_backbone(
     _check_kind(spec, model)
     own = _own_pooling(folder) or default_pooling(config.model_type)
     pooling: Pooling = spec.pooling or own
-    if getattr(model, "pooler", None) is not None:
-        model.register_module("pooler", None)
-    left = [name for name in unloaded if name in dict(model.named_parameters())]
-    if left:
-        raise BackboneError(f"{spec.name}: weights that were never loaded: {', '.join(left)}.")
+    drop_pooler(model, unloaded, name=spec.name)
     config.use_cache = False
     module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
     digest = digest_tokenizer(tokenizer, folder)
@@ -75,6 +74,28 @@ def load_text_backbone(
         encoder=make_encoder(tokenizer, max_tokens, digest),
     )
     return assemble(spec, parts, image_size=None)
+
+
+def drop_pooler(model: nn.Module, unloaded: Sequence[str], *, name: str) -> None:
+    """Take away a dense pooler, which features do not pass through and which may hold no weights.
+
+    Args:
+        model: As AutoModel gives it; changed in place.
+        unloaded: Tensors of poolers that the weights lack.
+        name: Of the backbone, for messages.
+
+    Raises:
+        BackboneError: A pooler that was not loaded lies elsewhere in the model.
+    """
+    if getattr(model, "pooler", None) is not None:
+        model.register_module("pooler", None)
+    own = dict(model.named_parameters())
+    left = [tensor for tensor in unloaded if tensor in own]
+    if left:
+        raise BackboneError(
+            f"{name}: some of its weights were never loaded: {', '.join(left)}. Use a checkpoint "
+            "that holds them."
+        )
 
 
 def _check_kind(spec: BackboneSpec, model: Any) -> None:

@@ -16,9 +16,11 @@ from bench.backbones import hub
 from bench.backbones.checks import check_choice, unknown_name
 from bench.catalogue import WeightsEntry, timm_catalogue
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Located, Missing
+from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
+from bench.transfer.cache import torch_checkpoint_dir
+from bench.transfer.tracking import silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,6 +109,11 @@ class TimmSource:
             missing = () if file else (_missing(entry, spec.revision),)
         return Located(files=files, missing=missing, packages=packages)
 
+    def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
+        """Download the weights where they are not here; see `interfaces.Fetching`."""
+        if self.locate(spec).missing:
+            _fetch(_entry(spec), spec.revision, emit)
+
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
         """Return the backbone; features are the input of timm's classifier, (B, num_features).
 
@@ -120,7 +127,8 @@ class TimmSource:
             seed: Draws the weights of ``weights: random``.
 
         Raises:
-            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMissingError: Not on disk, and downloads are forbidden here.
+            TransferError: The download failed.
             WeightsMismatchError: Tensors that did not load, by name.
             BackboneError: The spec does not pass `check`, or the architecture cannot be used.
         """
@@ -178,16 +186,20 @@ def _hub_files(entry: WeightsEntry) -> tuple[str, ...]:
     return (entry.filename,) if entry.filename else _HUB_FILES
 
 
+def _wanted(entry: WeightsEntry, revision: str | None) -> HubFiles:
+    return HubFiles(entry.hub_id or "", revision, first_of=_hub_files(entry))
+
+
 def _find(entry: WeightsEntry, revision: str | None) -> Path | None:
     if entry.hub_id:
         return hub.find_hub_file(entry.hub_id, _hub_files(entry), revision)
-    path = hub.torch_checkpoint_dir() / hub.url_filename(entry.url or "")
+    path = torch_checkpoint_dir() / hub.url_filename(entry.url or "")
     return path if path.is_file() else None
 
 
 def _missing(entry: WeightsEntry, revision: str | None) -> Missing:
     if entry.hub_id:
-        return hub.missing_from_hub(entry.hub_id, _hub_files(entry)[0], revision)
+        return hub.missing_from_hub(_wanted(entry, revision))
     return hub.missing_file(f"weights of timm/{entry.name}", entry.url or "")
 
 
@@ -212,11 +224,27 @@ def _plan(spec: BackboneSpec, seed: int) -> _Plan:
         file = hub.local_file(spec.checkpoint, name=spec.name)
         return _Plan(name, file, f"file {file}", is_checkpoint=True)
     entry = _entry(spec)
+    file = _fetch(entry, spec.revision, silent)
     if entry.hub_id:
-        file = hub.fetch_hub_file(entry.hub_id, _hub_files(entry), spec.revision)
-        return _Plan(entry.name, file, f"hub {entry.hub_id}@{file.parent.name}")
-    file = hub.fetch_url(f"weights of timm/{entry.name}", entry.url or "")
+        return _Plan(entry.name, file, f"hub {entry.hub_id}@{_commit(file)}")
     return _Plan(entry.name, file, f"download {hub.describe_file(file)}")
+
+
+def _commit(file: Path) -> str:
+    """Return the commit of a file in the hub's cache."""
+    parts = file.parts
+    return parts[len(parts) - parts[::-1].index("snapshots")]
+
+
+def _fetch(entry: WeightsEntry, revision: str | None, emit: Emit) -> Path:
+    """Return the file of weights: from a cache, else downloaded into it."""
+    found = _find(entry, revision)
+    if found is not None:
+        return found
+    if not entry.hub_id:
+        return hub.fetch_url(f"weights of timm/{entry.name}", entry.url or "", emit=emit)
+    snapshot = hub.fetch_from_hub(_wanted(entry, revision), emit)
+    return next(path for name in _hub_files(entry) if (path := snapshot / name).is_file())
 
 
 def _build(

@@ -15,9 +15,11 @@ from bench.backbones import hub
 from bench.backbones.checks import check_choice, unknown_name
 from bench.catalogue import WeightsEntry, torchvision_catalogue
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Located
+from bench.interfaces import Backbone, Emit, Located
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
+from bench.transfer.cache import torch_checkpoint_dir
+from bench.transfer.tracking import silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,11 +57,16 @@ class TorchvisionSource:
             return Located(files=(Path(spec.checkpoint).expanduser(),), packages=packages)
         entry = _entry(spec)
         url = entry.url or ""
-        path = hub.torch_checkpoint_dir() / hub.url_filename(url)
+        path = torch_checkpoint_dir() / hub.url_filename(url)
         if path.is_file():
             return Located(files=(path,), packages=packages)
         missing = hub.missing_file(f"weights of torchvision/{entry.name}", url, entry.num_bytes)
         return Located(missing=(missing,), packages=packages)
+
+    def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
+        """Download the weights where they are not here; see `interfaces.Fetching`."""
+        if self.locate(spec).missing:
+            _fetch(_entry(spec), emit)
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
         """Return the backbone; features are the input of the last linear layer, shape (B, D).
@@ -74,7 +81,8 @@ class TorchvisionSource:
             seed: Draws the weights of ``weights: random``.
 
         Raises:
-            WeightsMissingError: Not on disk and not to be fetched.
+            WeightsMissingError: Not on disk, and downloads are forbidden here.
+            TransferError: The download failed.
             WeightsMismatchError: Tensors that did not load, by name.
             BackboneError: The spec does not pass `check`, or the model cannot be used.
         """
@@ -117,6 +125,11 @@ def _entry(spec: BackboneSpec) -> WeightsEntry:
     if entry is None:
         raise BackboneError(f"torchvision has no weights for '{spec.name}'.")
     return entry
+
+
+def _fetch(entry: WeightsEntry, emit: Emit) -> Path:
+    what = f"weights of torchvision/{entry.name}"
+    return hub.fetch_url(what, entry.url or "", entry.num_bytes, emit)
 
 
 def _build(
@@ -167,8 +180,7 @@ def _read_weights(
     from bench.backbones.weights import read_state_dict
 
     if not spec.checkpoint:
-        what = f"weights of torchvision/{entry.name}"
-        path = hub.fetch_url(what, entry.url or "", entry.num_bytes)
+        path = _fetch(entry, silent)
         return read_state_dict(path), f"torchvision {entry.name}: {hub.describe_file(path)}"
     path = hub.local_file(spec.checkpoint, name=spec.name)
     classifier = _classifier(module, spec.name)

@@ -20,6 +20,7 @@ def _add_commands() -> None:
         baseline,
         compare,
         doctor,
+        fetch,
         history,
         list_names,
         plan,
@@ -27,6 +28,7 @@ def _add_commands() -> None:
         run,
         schema,
         show,
+        splits,
         store,
     )
     from bench.cli import table as table_command
@@ -34,6 +36,7 @@ def _add_commands() -> None:
     for name, short, function in (
         ("run", "Sweep a suite, print the table, write the report.", run.run),
         ("plan", "What would run, and what is missing here.", plan.plan),
+        ("fetch", "Download all a suite needs, ahead of a run.", fetch.fetch),
         ("table", "The results, in six formats.", table_command.table),
         ("report", "The HTML report again.", report.report),
         ("list", "What can go in a suite.", list_names.list_names),
@@ -46,6 +49,7 @@ def _add_commands() -> None:
     ):
         app.command(name, short_help=short)(function)
     app.add_typer(baseline.app, name="baseline", help="Runs kept as the reference of later ones.")
+    app.add_typer(splits.app, name="splits", help="Which examples are train, val and test.")
     app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
 
 

@@ -128,7 +128,7 @@ def _likenesses(cell: Cell) -> tuple[tuple[str, ...], ...]:
 def name_cells(cells: Sequence[Cell]) -> dict[Cell, str]:
     """Return one line per cell, no two alike: variants of a strategy say in what they differ."""
     return {
-        cell: f"{label.backbone} · {label.dataset} · {label.strategy} · seed {cell.seed}"
+        cell: f"{label.backbone} · {label.dataset} · {label.strategy} · {cell.draw}"
         for cell, label in zip(cells, label_cells(cells), strict=True)
     }
 
@@ -155,12 +155,16 @@ def describe_result(name: str, result: Record | Recalled) -> Text:
 
 
 def describe_progress(progress: Progress) -> str:
-    """Return what a cell does now: phase, grid point, examples, epoch, accuracy on val."""
+    """Return what a cell does now: phase, grid point, examples, bytes, epoch, accuracy on val."""
     parts = [progress.phase.replace("_", " ")]
     if progress.grid_point is not None and (progress.num_grid_points or 0) > 1:
         parts.append(f"setting {progress.grid_point}/{progress.num_grid_points}")
     if progress.num_done is not None and progress.num_total is not None:
         parts.append(f"{progress.num_done:,} of {progress.num_total:,}")
+    if progress.item is not None:
+        parts.append(progress.item)
+    if progress.num_bytes is not None:
+        parts.append(scale.extent(progress.num_bytes, progress.total_bytes))
     if progress.epoch is not None:
         of = f"/{progress.num_epochs}" if progress.num_epochs is not None else ""
         parts.append(f"epoch {progress.epoch}{of}")

@@ -1,5 +1,6 @@
 """`bench plan`: what a run would do, and whether this machine has all it takes."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def plan(
             f"{len(apart)} pairs of a backbone and a dataset left out: the one does not take what "
             "the other holds"
         )
-    _print_lacks(surveys, blocking)
+    _print_lacks(surveys, blocking, suite)
     if blocking:
         raise typer.Exit(_EXIT_MISSING)
 
@@ -85,7 +86,8 @@ def _row(survey: "CellSurvey", blocking: "Sequence[Missing]") -> tuple[str, ...]
         state = "missing" if set(survey.missing) & set(blocking) else "to download"
     seconds = survey.estimated_seconds
     estimate = "" if survey.measured or seconds is None else duration(seconds)
-    names = (cell.backbone.label, cell.dataset.label, cell.strategy.name, str(cell.seed))
+    draw = cell.draw.removeprefix("seed ")
+    names = (cell.backbone.label, cell.dataset.label, cell.strategy.name, draw)
     return (*names, state, estimate)
 
 
@@ -121,13 +123,42 @@ def _summarise(surveys: "Sequence[CellSurvey]") -> str:
     return f"{text}, about {duration(sum(known))}{basis}"
 
 
-def _print_lacks(surveys: "Sequence[CellSurvey]", blocking: "Sequence[Missing]") -> None:
-    from bench.tables.scale import megabytes
-
+def _print_lacks(
+    surveys: "Sequence[CellSurvey]", blocking: "Sequence[Missing]", suite: Path
+) -> None:
     lacks = dict.fromkeys(lack for s in surveys if not s.measured for lack in s.missing)
-    for lack in lacks:
-        if lack not in blocking:
-            extent = "" if lack.num_bytes is None else f" ({megabytes(lack.num_bytes)} MiB)"
-            print(f"to download: {lack.what}{extent}, by the run itself or so: {lack.how}")
+    coming = [lack for lack in lacks if lack not in blocking]
+    if coming:
+        _print_downloads(coming, suite)
     for lack in blocking:
         print(f"error: missing: {lack.what}. To get it: {lack.how}", file=sys.stderr)
+
+
+def _print_downloads(lacks: "Sequence[Missing]", suite: Path) -> None:
+    """List what a run would download, with sizes as far as they are known or can be asked for."""
+    from bench.tables.scale import megabytes
+
+    sizes = _sizes(lacks)
+    for lack, size in zip(lacks, sizes, strict=True):
+        extent = "size unknown" if size is None else f"{megabytes(size)} MiB"
+        print(f"to download: {lack.what} ({extent}), by the run itself or so: {lack.how}")
+    known = [size for size in sizes if size is not None]
+    unknown = len(sizes) - len(known)
+    more = f", and {unknown} of unknown size" if unknown else ""
+    print(
+        f"{len(sizes)} to download, {megabytes(sum(known))} MiB in all{more}. "
+        f"Ahead of a run: bench fetch {shlex.quote(str(suite))}"
+    )
+
+
+def _sizes(lacks: "Sequence[Missing]") -> "list[int | None]":
+    origins = {lack.origin for lack in lacks if lack.num_bytes is None and lack.origin is not None}
+    if not origins:
+        return [lack.num_bytes for lack in lacks]
+    from bench.transfer.sizes import measure_sizes
+
+    asked = measure_sizes(origins)
+    return [
+        asked.get(lack.origin) if lack.num_bytes is None and lack.origin else lack.num_bytes
+        for lack in lacks
+    ]

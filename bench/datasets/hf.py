@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +13,7 @@ from bench.datasets.arrays import number_ids
 from bench.datasets.extras import missing_extra
 from bench.datasets.features import Columns, choose_columns
 from bench.datasets.glance import glance_modality
-from bench.datasets.hub import Repository, find_place
+from bench.datasets.hub import Repository, files_below, find_place
 from bench.datasets.labels import index_classes, read_class_names
 from bench.datasets.layout import INPUTS, conflicting_selectors
 from bench.datasets.opened import (
@@ -30,7 +29,8 @@ from bench.datasets.splits import conflicting_request
 from bench.datasets.texts import text_examples
 from bench.digests import stamp_files
 from bench.errors import DatasetError
-from bench.interfaces import Examples, Located, Missing, Modality, RawDataset
+from bench.interfaces import Emit, Examples, Located, Missing, Modality, RawDataset
+from bench.record import Progress
 from bench.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -82,12 +82,28 @@ class HubDataSource:
             return Located(missing=(lack,), packages=_PACKAGES)
         path = place if isinstance(place, Path) else place.snapshot()
         if path is None and spec.streaming is not None:
-            streamed = stream_folder(spec, default_cache_dir())
+            streamed = stream_folder(spec, place, default_cache_dir())
             path = streamed if streamed.is_dir() else None
         if path is None:
             assert isinstance(place, Repository)
-            return Located(missing=(place.missing(),), packages=_PACKAGES)
-        return Located(files=_files_below(path), packages=_PACKAGES)
+            lack = place.missing()
+            # How large the first examples of a stream are is told by nobody.
+            missing = lack if spec.streaming is None else replace(lack, origin=None)
+            return Located(missing=(missing,), packages=_PACKAGES)
+        return Located(files=files_below(path), packages=_PACKAGES)
+
+    def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
+        """Download what is not here; of a stream, its first examples, which tell no progress."""
+        place = find_place(spec)
+        if isinstance(place, Path) or not self.locate(spec).missing:
+            return
+        if spec.streaming is None:
+            place.fetch(emit)
+            return
+        from bench.artifacts import ArtifactCache
+
+        emit(Progress(phase="download", item=f"the first {spec.streaming} of {spec.name}"))
+        open_splits(spec, place, ArtifactCache(default_cache_dir()))
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the examples of train, val and test that have an input and a label.
@@ -128,13 +144,6 @@ class _Part:
     ids: Sequence[str]
     names: Sequence[str]
     incomplete: Mapping[str, str]
-
-
-def _files_below(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
-        return (path,)
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    return tuple(sorted(file for file in found if not file.name.startswith(".")))
 
 
 def _read_part(spec: DatasetSpec, part: str, table: Table) -> _Part:

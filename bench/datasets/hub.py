@@ -6,14 +6,16 @@ newer: the same suite gives the same numbers tomorrow.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.environment import find_snapshot, hub_cache_dir, is_offline
 from bench.errors import DatasetError
-from bench.interfaces import Missing
+from bench.interfaces import Emit, HubFiles, Missing
 from bench.spec import DatasetSpec
+from bench.transfer.tracking import silent
 
 DATA_FILES = (
     *("*.parquet", "*.arrow", "*.csv", "*.tsv", "*.json", "*.jsonl", "*.txt"),
@@ -46,56 +48,65 @@ class Repository:
         """Return what to download, and the command that does it."""
         flag = f" --revision {self.revision}" if self.revision else ""
         return Missing(
-            what=f"data of hf/{self.name}",
+            what=self._what,
             how=f"on a machine with network run `hf download --repo-type dataset {self.name}{flag}`"
-            f", copy its hub cache to {hub_cache_dir()} if that is another machine, and set "
-            "HF_HUB_OFFLINE=1",
+            f", or `bench fetch` for all of a suite, copy its hub cache to {hub_cache_dir()} if "
+            "that is another machine, and set HF_HUB_OFFLINE=1",
             downloadable=not is_offline(),
+            origin=self._wanted,
         )
 
-    def fetch(self) -> Path:
+    def fetch(self, emit: Emit = silent) -> Path:
         """Return the folder of the whole repository: from the cache, else downloaded into it.
 
+        Args:
+            emit: Takes progress.
+
         Raises:
-            DatasetError: Not cached whole, and offline or not to be fetched.
+            DatasetError: Not cached whole, and downloads are forbidden here.
+            TransferError: It is not to be had, or did not arrive whole.
+        """
+        cached = self._find_whole()
+        if cached is not None:
+            return cached
+        if is_offline():
+            lack = self.missing()
+            raise DatasetError(
+                f"{lack.what} is not on this machine and HF_HUB_OFFLINE is set: {lack.how}."
+            )
+        from bench.transfer.repository import fetch_repository
+
+        return fetch_repository(self._what, self._wanted, emit)
+
+    @property
+    def _what(self) -> str:
+        return f"data of hf/{self.name}"
+
+    @property
+    def _wanted(self) -> HubFiles:
+        return HubFiles(self.name, self.revision, always=DATA_FILES, kind="dataset")
+
+    def _find_whole(self) -> Path | None:
+        """Return the cached folder, unless the hub's client knows that something of it is missing.
+
+        The client notes what a repository holds when it downloads one itself.
         """
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        cache, patterns = hub_cache_dir(), list(DATA_FILES)
         try:
             return Path(
                 snapshot_download(
                     self.name,
                     repo_type="dataset",
                     revision=self.revision,
-                    cache_dir=cache,
-                    allow_patterns=patterns,
+                    cache_dir=hub_cache_dir(),
+                    allow_patterns=list(DATA_FILES),
                     local_files_only=True,
                 )
             )
         except LocalEntryNotFoundError:
-            if is_offline():
-                raise self._explain("HF_HUB_OFFLINE is set") from None
-        try:
-            return Path(
-                snapshot_download(
-                    self.name,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    cache_dir=cache,
-                    allow_patterns=patterns,
-                )
-            )
-        except (OSError, ValueError) as error:
-            # Every network, permission and name error of the hub's client is one of these two.
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
-            raise self._explain(f"the download failed ({reason})") from error
-
-    def _explain(self, reason: str) -> DatasetError:
-        lack = self.missing()
-        return DatasetError(f"{lack.what} is not on this machine and {reason}: {lack.how}.")
+            return None
 
 
 def find_place(spec: DatasetSpec) -> Path | Repository:
@@ -120,3 +131,11 @@ def find_place(spec: DatasetSpec) -> Path | Repository:
             "with /, ~ or a dot."
         )
     return Repository(place, spec.revision)
+
+
+def files_below(path: Path) -> tuple[Path, ...]:
+    """Return a file itself or every file at any depth of a folder, hidden ones left out, sorted."""
+    if path.is_file():
+        return (path,)
+    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return tuple(sorted(file for file in found if not file.name.startswith(".")))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench.artifacts import ArtifactCache, file_lock
-from bench.datasets.hub import Repository
+from bench.datasets.hub import Repository, files_below
 from bench.datasets.splits import PART_NAMES, PART_ORDER
-from bench.digests import digest_value
+from bench.digests import digest_value, stamp_files
 from bench.errors import DatasetError
 from bench.spec import DatasetSpec
 
@@ -96,7 +96,7 @@ def _open_stream(
     spec: DatasetSpec, place: Path | Repository, count: int, cache: ArtifactCache
 ) -> dict[str, Table]:
     """Return the first examples of every split, streamed once and kept as parquet."""
-    folder = stream_folder(spec, cache.root)
+    folder = stream_folder(spec, place, cache.root)
     with file_lock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             partial = folder.with_suffix(".partial")
@@ -111,10 +111,20 @@ def _open_stream(
     return dict(load_dataset("parquet", data_files=files, cache_dir=str(cache.root / "hub-data")))
 
 
-def stream_folder(spec: DatasetSpec, cache_root: Path) -> Path:
-    """Return where the first examples of a stream are kept, by all that chooses them."""
-    key = {"name": spec.name, "config": spec.config, "revision": spec.revision}
-    return cache_root / "hub-streams" / digest_value({**key, "count": spec.streaming})
+def stream_folder(spec: DatasetSpec, place: Path | Repository, cache_root: Path) -> Path:
+    """Return where the first examples of a stream are kept, by all that chooses them.
+
+    What was streamed from a path is streamed anew when a file there changes.
+    """
+    files = files_below(place) if isinstance(place, Path) else ()
+    key = {
+        "name": spec.name,
+        "config": spec.config,
+        "revision": spec.revision,
+        "count": spec.streaming,
+        "stamps": {path: list(stamp) for path, stamp in stamp_files(files).items()},
+    }
+    return cache_root / "hub-streams" / digest_value(key)
 
 
 def _save_stream(

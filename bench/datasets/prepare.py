@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache as cache_result
 
 import numpy as np
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw, split_dataset
 from bench.datasets.images import ImagePool, decode_encoded, encode_example
 from bench.datasets.sequences import SequenceRows
-from bench.datasets.splits import (
-    PART_ORDER,
-    DrawnSplits,
-    SplitRequest,
-    conflicting_request,
-    count_duplicates,
-    draw_splits,
-)
+from bench.datasets.splits import PART_ORDER, DrawnSplits, count_duplicates
 from bench.digests import digest_strings
 from bench.errors import DatasetError
 from bench.interfaces import Backbone, Emit, Examples, Pool, RawDataset, RawInput, Split
@@ -57,6 +51,7 @@ def prepare_data(
     needs_val: bool,
     cache: ArtifactCache,
     emit: Emit | None = None,
+    fold: int | None = None,
 ) -> PreparedData:
     """Return the splits of a dataset over one pool of what the backbone takes.
 
@@ -68,9 +63,10 @@ def prepare_data(
         backbone: Decides the form of the pool; fitted to train here, if it has to be.
         split_seed: Draws the test split.
         seed: Draws val and samples.
-        needs_val: Whether the strategy chooses anything.
+        needs_val: Whether the strategy chooses anything, or is fitted again with val.
         cache: Holds decoded images, tokens and digests.
         emit: Told once that data is being read.
+        fold: Which of the spec's folds is tested on; None where it has none.
 
     Raises:
         DatasetError: The data cannot be found, read or split as asked, or is of another modality
@@ -78,14 +74,9 @@ def prepare_data(
     """
     if emit is not None:
         emit(Progress(phase="data"))
-    request = _split_request(spec, split_seed=split_seed, seed=seed, needs_val=needs_val)
     dataset = dataset_source(spec.name).load(spec, cache)
     parts = [dataset.parts[part] for part in PART_ORDER if part in dataset.parts]
-    labels = {part: examples.labels for part, examples in dataset.parts.items()}
-    try:
-        drawn = draw_splits(labels, dataset.class_names, request)
-    except DatasetError as error:
-        raise DatasetError(f"{spec.label}: {error}") from error
+    drawn = split_dataset(dataset, spec, Draw(split_seed, seed, fold, needs_val))
     _check_modality(spec, parts[0], backbone)
     if backbone.fit is not None:
         backbone = backbone.fit(_read_texts(parts, drawn.train))
@@ -159,22 +150,6 @@ def _as_sent(part: Examples, position: int) -> Callable[[], RawInput]:
     return cache_result(lambda: part.read(position))
 
 
-def _split_request(
-    spec: DatasetSpec, *, split_seed: int, seed: int, needs_val: bool
-) -> SplitRequest:
-    if problem := conflicting_request(spec):
-        raise DatasetError(f"{spec.name}: {problem}.")
-    if isinstance(spec.shots, tuple):
-        raise DatasetError(f"{spec.name}: a cell has one number of shots, got {list(spec.shots)}.")
-    return SplitRequest(
-        split_seed=split_seed,
-        seed=seed,
-        needs_val=needs_val,
-        train_examples=spec.train_examples,
-        shots=spec.shots,
-    )
-
-
 def _contents(parts: Sequence[Examples]) -> list[str]:
     return [digest for part in parts for digest in part.contents]
 
@@ -205,17 +180,24 @@ def _describe(
     num_classes = len(dataset.class_names)
     majority = int(np.bincount(splits["train"].labels, minlength=num_classes).argmax())
     how, pool = backbone.preprocessing, splits["train"].pool
+    described = {name: _describe_split(split, num_classes) for name, split in splits.items()}
     return DataInfo(
         fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
-        splits={name: _describe_split(split, num_classes) for name, split in splits.items()},
+        splits=described,
         num_duplicates=num_duplicates,
         num_corrupt=dataset.num_corrupt,
+        num_truncated=_sum_truncated(described.values()),
         corrupt=dataset.corrupt,
         majority_accuracy=float((splits["test"].labels == majority).mean()),
         image_size=how.image_size if isinstance(how, Preprocessing) else None,
         typical_length=pool.typical_length if isinstance(pool, SequenceRows) else None,
     )
+
+
+def _sum_truncated(splits: Iterable[SplitInfo]) -> int | None:
+    counts = [split.num_truncated for split in splits]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _describe_split(split: Split, num_classes: int) -> SplitInfo:

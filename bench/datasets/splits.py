@@ -6,6 +6,9 @@ The protocol, where the source or the request leaves a choice open:
 - Val is the source's own, or a stratified 20% of train drawn from the seed.
 - ``train_examples: n`` draws n from train and val together: 80% train, 20% val. ``shots: k`` draws
   k a class for train and up to k more a class for val. Both set the source's own val aside.
+- ``folds: k`` parts train and val of the source into k stratified folds, drawn from the split seed
+  alone. A cell is tested on one of them and trains on the others, of which val is 20% again. A
+  source with a test part of its own is refused: it has what folds are for.
 - For one seed the few are among the many: 5 shots hold the 1 shot, and so on.
 - Train does not depend on whether a strategy needs val, so that strategies compare on equal data.
 - Every class has an example in train and in test. A class without one is an error that names it.
@@ -21,6 +24,7 @@ from types import MappingProxyType
 import numpy as np
 
 from bench.errors import DatasetError
+from bench.protocol import find_conflict
 from bench.spec import DatasetSpec
 
 PART_ORDER = ("train", "val", "test")
@@ -54,6 +58,8 @@ class SplitRequest:
         needs_val: Whether anything will be chosen; without it val is None, train is the same.
         train_examples: Size of train and val together; None takes all.
         shots: Train examples per class; None takes all.
+        folds: How many; None has one test split.
+        fold: Which of them is the test split, from 0.
     """
 
     split_seed: int
@@ -61,6 +67,8 @@ class SplitRequest:
     needs_val: bool
     train_examples: int | None = None
     shots: int | None = None
+    folds: int | None = None
+    fold: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def conflicting_request(spec: DatasetSpec) -> str | None:
     """Return why the sampling a spec asks for cannot be done on any data, or None."""
     if spec.train_examples is not None and spec.shots is not None:
         return "train_examples and shots both set the size of train: keep one of them"
-    return None
+    return find_conflict(spec)
 
 
 def draw_splits(
@@ -100,7 +108,7 @@ def draw_splits(
             takes.
     """
     drawer = _Drawer(labels, class_names, request)
-    train, val, test = drawer.official()
+    train, val, test = drawer.official() if request.folds is None else drawer.fold(request.folds)
     drawer.require(test, 1, "test")
     if request.shots is not None:
         train, val = drawer.draw_shots(np.union1d(train, val), request.shots)
@@ -109,13 +117,33 @@ def draw_splits(
     elif not len(val):
         drawer.require(train, 1, "train")
         train, val = drawer.draw_val(train)
+    return drawer.finish(train, val, test)
+
+
+def complete_splits(
+    given: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    request: SplitRequest,
+) -> DrawnSplits:
+    """Return splits whose rows are given; a val that is not is drawn from train as ever.
+
+    Args:
+        given: Rows of ``train`` and ``test``, and of ``val`` where it is given, be it empty.
+        labels: As for `draw_splits`.
+        class_names: For messages, in the order of the class indices.
+        request: Its seed draws val; sizes and folds play no part.
+
+    Raises:
+        DatasetError: As `draw_splits`.
+    """
+    drawer = _Drawer(labels, class_names, request)
+    train, test = np.sort(given["train"]), np.sort(given["test"])
+    drawer.require(test, 1, "test")
     drawer.require(train, 1, "train")
-    if request.needs_val and not len(val):
-        raise DatasetError(
-            f"no example is left for val beside the {len(train)} of train, and this strategy "
-            "chooses on val. Ask for fewer train examples or shots, or give a fixed setting."
-        )
-    return DrawnSplits(train=train, val=val if request.needs_val else None, test=test)
+    if "val" in given:
+        return drawer.finish(train, np.sort(given["val"]), test)
+    return drawer.finish(*drawer.draw_val(train), test)
 
 
 class _Drawer:
@@ -142,6 +170,38 @@ class _Drawer:
         quotas = allocate(counts, size, floor=np.ones_like(counts), ceiling=counts - 1)
         test, rest = self._take(whole, [quotas], "test", self._request.split_seed)
         return np.intersect1d(train, rest), np.intersect1d(val, rest), test
+
+    def fold(self, folds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all other folds as train, an empty val, and the fold asked for as test.
+
+        Rows are dealt out to the folds in turn, class after class and at random within a class, so
+        that sizes differ by one at most, of folds and of each class in them.
+        """
+        train, val, test = self._parts
+        if len(test):
+            raise DatasetError(
+                f"folds: {folds} asked, but the data has a test split of its own, of {len(test)} "
+                "examples. Leave folds out to be tested on it."
+            )
+        whole = np.arange(len(train) + len(val))
+        self.require(whole, folds, f"folds: {folds}")
+        priority = _generator("folds", self._request.split_seed).random(len(whole))
+        dealt = np.empty(len(whole), dtype=np.int64)
+        dealt[np.lexsort((priority, self._labels[whole]))] = whole % folds
+        held = dealt == self._request.fold
+        return whole[~held], whole[:0], whole[held]
+
+    def finish(self, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> DrawnSplits:
+        """Return the splits once train has every class, and val an example where it is used."""
+        self.require(train, 1, "train")
+        needs_val = self._request.needs_val
+        if needs_val and not len(val):
+            raise DatasetError(
+                f"no example is left for val beside the {len(train)} of train, and this strategy "
+                "chooses on val or is fitted again with it. Ask for fewer train examples or shots, "
+                "or give a fixed setting."
+            )
+        return DrawnSplits(train=train, val=val if needs_val else None, test=test)
 
     def draw_val(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return train without a stratified share, and that share as val."""

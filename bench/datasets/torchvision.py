@@ -14,9 +14,12 @@ from bench.artifacts import default_cache_dir, file_lock
 from bench.datasets.raw import SINGLE_LABEL, assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
 from bench.datasets.torchvision_sets import OTHER_TASKS, SETS, TorchvisionSet
+from bench.datasets.unfinished import marker_path, unfinished
 from bench.errors import DatasetError
-from bench.interfaces import Examples, Located, Missing, RawDataset
+from bench.interfaces import Emit, Examples, Located, Missing, RawDataset
+from bench.record import Progress
 from bench.spec import DatasetSpec
+from bench.transfer.settings import socket_timeout
 
 if TYPE_CHECKING:
     from bench.artifacts import ArtifactCache
@@ -51,7 +54,7 @@ class TorchvisionSource:
         """Return the set's files and folders, or what is not here and how to get it."""
         listed, root = _listed(spec), data_dir()
         packages = ("torchvision", "pillow")
-        marker = _marker(root, listed)
+        marker = marker_path(root, listed.paths)
         paths = tuple(root / path for path in listed.paths)
         if all(path.exists() for path in paths) and not marker.exists():
             return Located(files=paths, packages=packages)
@@ -62,6 +65,12 @@ class TorchvisionSource:
             downloadable=listed.downloadable and _has_needs(listed),
         )
         return Located(missing=(missing,), packages=packages)
+
+    def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
+        """Download the set where it is not here; torchvision does not tell how far it is."""
+        if self.locate(spec).missing:
+            emit(Progress(phase="download", item=f"data of {spec.name}"))
+            _open_parts(spec, _listed(spec))
 
     def load(self, spec: DatasetSpec, cache: ArtifactCache) -> RawDataset:
         """Return the parts that the set has, downloading it first where it is not here.
@@ -120,11 +129,6 @@ def _how_to_get(listed: TorchvisionSet, root: Path) -> str:
     )
 
 
-def _marker(root: Path, listed: TorchvisionSet) -> Path:
-    """Return the file that exists while a set is being fetched, and after a fetch was cut off."""
-    return root / f".{Path(listed.paths[0]).parts[0]}.fetching"
-
-
 def _open_parts(spec: DatasetSpec, listed: TorchvisionSet) -> dict[str, Any]:
     """Return torchvision's object per part, fetched under a lock where files are missing."""
     source, root = TorchvisionSource(), data_dir()
@@ -132,24 +136,11 @@ def _open_parts(spec: DatasetSpec, listed: TorchvisionSet) -> dict[str, Any]:
         return _construct(spec, listed, root, download=False)
     if not listed.downloadable or not _has_needs(listed):
         raise DatasetError(f"data of {spec.name} is missing: {_how_to_get(listed, root)}")
-    marker = _marker(root, listed)
-    with file_lock(marker.with_suffix(".lock")):
-        if marker.exists():
-            raise DatasetError(
-                f"a download of {spec.name} was cut off. Delete what it left and {marker}, then "
-                f"run again: {', '.join(str(root / path) for path in listed.paths)}"
-            )
-        download = bool(source.locate(spec).missing)
-        marker.touch()
-        try:
-            opened = _construct(spec, listed, root, download=download)
-        except BaseException:
-            # A full disk or Ctrl-C leaves half a set that torchvision would take for a whole one.
-            if not any((root / path).exists() for path in listed.paths):
-                marker.unlink()
-            raise
-        marker.unlink()
-        return opened
+    with file_lock(marker_path(root, listed.paths).with_suffix(".lock")):
+        if not source.locate(spec).missing:  # Another process has just fetched it.
+            return _construct(spec, listed, root, download=False)
+        with unfinished(root, listed.paths):
+            return _construct(spec, listed, root, download=True)
 
 
 def _construct(
@@ -160,10 +151,11 @@ def _construct(
     factory = getattr(datasets, listed.class_name)
     fetch = {"download": True} if download else {}
     try:
-        return {
-            part: factory(str(root), **arguments, **fetch)
-            for part, arguments in listed.parts.items()
-        }
+        with socket_timeout():
+            return {
+                part: factory(str(root), **arguments, **fetch)
+                for part, arguments in listed.parts.items()
+            }
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         doing = "cannot be downloaded" if download else f"in {root} is not whole"
         raise DatasetError(

@@ -65,7 +65,7 @@ def _environ(extra: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Hide the main module, which children would otherwise import anew.
 
     That would cost each child the command line's imports, and run a script that sweeps without an
@@ -124,7 +124,7 @@ class SupervisedCell:
             target=child.main, args=(launch, theirs), daemon=False, name=self.job.cell.label
         )
         try:
-            with _environ(setup.server_environ), _without_main():
+            with _environ(setup.server_environ), without_main():
                 self._process.start()
         except (OSError, EOFError) as error:
             self._discard()

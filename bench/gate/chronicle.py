@@ -151,7 +151,7 @@ class _Reader:
 
 def _failure(records: Sequence[RecordSummary]) -> str:
     failed = [record for record in records if record.status is not Status.OK]
-    named = [f"seed {record.cell.seed} is {record.status.value}" for record in failed[:_MOST_NAMED]]
+    named = [f"{record.cell.draw} is {record.status.value}" for record in failed[:_MOST_NAMED]]
     more = len(failed) - len(named)
     return ", ".join([*named, f"and {more} more"] if more else named)
 
@@ -171,7 +171,7 @@ def _rates(past: PastCell, records: Sequence[RecordSummary]) -> dict[Metric, flo
 
 def _traits(records: Sequence[RecordSummary]) -> Mapping[str, str]:
     """Return what the conditions of a cell are made of; its key last, as others explain it."""
-    ordered = sorted(records, key=lambda record: record.cell.seed)
+    ordered = sorted(records, key=lambda record: (record.cell.seed, record.cell.fold or 0))
     effective = [each.effective for each in ordered if each.effective is not None]
     devices = [each.environment.device_class for each in ordered if each.environment is not None]
     profiles: dict[str, list[TrainSummary | InferSummary | None]] = {
@@ -191,7 +191,8 @@ def _traits(records: Sequence[RecordSummary]) -> Mapping[str, str]:
 
 
 def _fields(record: RecordSummary) -> dict[str, str]:
-    return {name: text for name, text in cell_fields(record.cell).items() if name != "seed"}
+    fields = cell_fields(record.cell).items()
+    return {name: text for name, text in fields if name not in ("seed", "fold")}
 
 
 def _accepted_levels(suite: str, folder: Path) -> tuple[_Levels, tuple[str, ...]]:

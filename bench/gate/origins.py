@@ -80,7 +80,7 @@ def _shared(
     if builder.cell == name and fresh == (record.request_key in now):
         return ""
     when = NOW if fresh else f"recalled, measured {span([builder.record])}"
-    return f"profile by {builder.cell} · seed {builder.record.cell.seed}, {when}"
+    return f"profile by {builder.cell} · {builder.record.cell.draw}, {when}"
 
 
 def _origin(group: Sequence[Record], now: frozenset[str]) -> str:
@@ -88,7 +88,8 @@ def _origin(group: Sequence[Record], now: frozenset[str]) -> str:
     if len(fresh) == len(group):
         return NOW
     old = [record for record in group if record.request_key not in now]
-    part = f"{len(old)} of {len(group)} seeds " if fresh else ""
+    what = "seeds" if group[0].cell.fold is None else "cells"
+    part = f"{len(old)} of {len(group)} {what} " if fresh else ""
     return f"{part}recalled, measured {span(old)}"
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import chain, pairwise
 
 from bench.digests import digest_value
+from bench.folds import pool_folds
 from bench.gate.reading import (
     cost_flaws,
     describe_numerics,
@@ -95,7 +96,7 @@ def conditions(records: Sequence[RecordSummary]) -> str:
     Args:
         records: Of one cell, one per seed.
     """
-    ordered = sorted(records, key=lambda record: record.cell.seed)
+    ordered = sorted(records, key=lambda record: (record.cell.seed, record.cell.fold or 0))
     effective = [record.effective for record in ordered if record.effective is not None]
     profiles = [each for record in ordered for each in (record.train_profile, record.infer_profile)]
     parts = {
@@ -109,7 +110,7 @@ def conditions(records: Sequence[RecordSummary]) -> str:
 
 
 def _values(records: Sequence[RecordSummary], timed: frozenset[str]) -> dict[Metric, float]:
-    tests = [record.test for record in records if record.test is not None]
+    tests = [record.test for record in pool_folds(records) if record.test is not None]
     train = [record.train_profile for record in records if record.train_profile is not None]
     infer = [record.infer_profile for record in records if record.infer_profile is not None]
     found: dict[Metric, float | None] = {

@@ -1,15 +1,18 @@
 """Records of one cell's seeds -> what the gate compares; knows no store and no verdict."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
 from bench.compare import cell_fields
+from bench.digests import digest_value
 from bench.errors import UsageError
+from bench.folds import missing_folds
 from bench.gate.values import Cost, Measured, Metric, SeedResult
-from bench.metrics import unpack_predictions
+from bench.metrics import join_predictions, unpack_predictions
 from bench.record import Effective, Environment, Memory, NumericsPlan, Record
-from bench.summary import RecordSummary
+from bench.summary import RecordSummary, Status
 
 BUSY = "measured on a busy machine, so its speed is not the model's"
 TIMED = "measured in a process that had timed numerics, so its memory is not the model's"
@@ -69,7 +72,7 @@ def read_cell(
 
     Args:
         name: Of the cell, the same from night to night.
-        records: One per seed, at least one, predictions included.
+        records: One per seed, at least one, or one per seed and fold; predictions included.
         timed: See `timed_backbones`.
 
     Raises:
@@ -83,7 +86,7 @@ def read_cell(
     batches = {each.effective_batch_size for each in effective if each.effective_batch_size}
     return Measured(
         cell=name,
-        seeds=tuple(_seed(record) for record in sorted(records, key=lambda r: r.cell.seed)),
+        seeds=tuple(_seed(group) for _, group in sorted(_by_seed(records).items())),
         device_class=_joined(each.device_class for each in environments) or None,
         numerics=describe_numerics(effective),
         effective_batch=max(batches, default=None),
@@ -96,7 +99,48 @@ def _joined(texts: Iterable[str]) -> str:
     return " + ".join(dict.fromkeys(texts))
 
 
-def _seed(record: Record) -> SeedResult:
+def _by_seed(records: Sequence[Record]) -> dict[int, list[Record]]:
+    seeds: dict[int, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.cell.fold or 0):
+        seeds[record.cell.seed].append(record)
+    return seeds
+
+
+def _seed(records: Sequence[Record]) -> SeedResult:
+    """Return what a seed gave; of folds, which are tested on different examples, all of them."""
+    parts = [_result(record) for record in records]
+    if records[0].cell.fold is None:
+        return parts[0]
+    folds = [record.cell.fold for record in records]
+    failed = [each for each in parts if each.status is not Status.OK]
+    failures = [
+        f"fold {fold}: {each.failure}"
+        for fold, each in zip(folds, parts, strict=True)
+        if each.status is not Status.OK
+    ]
+    missing = missing_folds(records)
+    failures += [f"fold {fold} is missing" for fold in missing]
+    keys = [each.key for each in parts if each.key is not None]
+    given = [each.predictions for each in parts if each.predictions is not None]
+    whole = len(given) == len(parts) and not failures
+    status = failed[0].status if failed else Status.OK
+    return SeedResult(
+        seed=parts[0].seed,
+        key=digest_value(keys) if len(keys) == len(parts) else None,
+        status=Status.ERROR if missing and not failed else status,
+        predictions=join_predictions(given) if whole else None,
+        key_parts=_joined_texts([each.key_parts for each in parts]),
+        fields={name: text for name, text in parts[0].fields.items() if name != "fold"},
+        failure="; ".join(failures) or None,
+    )
+
+
+def _joined_texts(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    names = dict.fromkeys(name for each in several for name in each)
+    return {name: _joined(each[name] for each in several if name in each) for name in names}
+
+
+def _result(record: Record) -> SeedResult:
     test = [kept for kept in record.predictions if kept.split == "test"]
     return SeedResult(
         seed=record.cell.seed,

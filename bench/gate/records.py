@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.digests import digest_value
+from bench.folds import missing_folds
 from bench.gate.origins import cell_origins, profile_origins, span
 from bench.gate.reading import read_cell, timed_backbones
 from bench.gate.values import Measured, Metric
@@ -42,8 +43,9 @@ class Side:
 
 
 def identify(cell: Cell) -> str:
-    """Return what two cells share that differ in nothing but seed and suite name."""
-    return digest_value({**cell.canonical(), "seed": None})
+    """Return what two cells share that differ in nothing but seed, fold and suite name."""
+    fields = {name: value for name, value in cell.canonical().items() if name != "fold"}
+    return digest_value({**fields, "seed": None})
 
 
 def label_records(records: Sequence[RecordSummary], known: Names | None = None) -> dict[str, str]:
@@ -101,21 +103,27 @@ def read_run(
 
 
 def incomplete(records: Sequence[RecordSummary]) -> list[str]:
-    """Return what a run lacks: cells that are not ok, and seeds that only other cells have."""
+    """Return what a run lacks: cells that are not ok, seeds that only others have, and folds."""
     lacks = [
         f"{record.cell.label} is {record.status.value}"
         for record in records
         if record.status is not Status.OK
     ]
     seeds = sorted({record.cell.seed for record in records})
-    held: dict[str, set[int]] = defaultdict(set)
+    held: dict[str, dict[int, list[RecordSummary]]] = defaultdict(lambda: defaultdict(list))
     names = label_records(records)
     for record in records:
-        held[names[identify(record.cell)]].add(record.cell.seed)
+        held[names[identify(record.cell)]][record.cell.seed].append(record)
     lacks += [
         f"{name} · seed {seed} is missing"
         for name, own in held.items()
         for seed in seeds
         if seed not in own
+    ]
+    lacks += [
+        f"{name} · seed {seed} · fold {fold} is missing"
+        for name, own in held.items()
+        for seed, group in own.items()
+        for fold in missing_folds(group)
     ]
     return lacks

@@ -225,11 +225,16 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
         # One that drops nothing stays: a changed mode would have a graph compiled again.
         and (getattr(part, "p", None) or getattr(part, "drop_prob", None))
     ]
-    before = [part.training for part in dropouts]
+    before = [(part.training, getattr(part, "p", None)) for part in dropouts]
     for part in dropouts:
         part.training = False
+        if isinstance(part, nn.Dropout):
+            # Attention of transformers reads the rate and drops by itself.
+            part.p = 0.0
     try:
         yield
     finally:
-        for part, training in zip(dropouts, before, strict=True):
+        for part, (training, rate) in zip(dropouts, before, strict=True):
             part.training = training
+            if isinstance(part, nn.Dropout) and rate is not None:
+                part.p = rate

@@ -318,7 +318,7 @@ def curve_panel(title: str, curves: Sequence[Curve], backbones: Sequence[str]) -
     for curve, line in points:
         series = backbones.index(curve.backbone) % NUM_SERIES
         spots = [(place_x(across.share(e)), place_y(up.share(v))) for e, v in line]
-        tip = f"{curve.backbone}\nseed {curve.record.cell.seed}"
+        tip = f"{curve.backbone}\n{curve.record.cell.draw}"
         path = "M" + "L".join(f"{x} {y}" for x, y in spots)
         lines.append(Line(path, series, tip))
         marks += [

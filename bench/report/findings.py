@@ -260,10 +260,24 @@ def _data_caveats(records: Sequence[RecordSummary]) -> list[str]:
         for name, number in duplicates.items()
         if number
     ]
-    return found + [
+    found += [
         f"{name}: {number} examples could not be read and were left out."
         for name, number in corrupt.items()
         if number
+    ]
+    return found + _truncation(records)
+
+
+def _truncation(records: Sequence[RecordSummary]) -> list[str]:
+    """Return a line per backbone and dataset of which examples were cut."""
+    cut = {
+        (record.cell.backbone.label, record.cell.dataset.label): record.data.num_truncated
+        for record in records
+        if record.data is not None and record.data.num_truncated
+    }
+    return [
+        f"{dataset}: {backbone} does not take {number} examples whole; their ends were cut off."
+        for (backbone, dataset), number in cut.items()
     ]
 
 

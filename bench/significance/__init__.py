@@ -5,6 +5,7 @@ random comes from a fixed seed.
 """
 
 from bench.significance.family import adjust_holm, detectable_effect, sample_factor
+from bench.significance.folds import NO_EXCESS, FoldExcess, fold_excess
 from bench.significance.hierarchy import Spread, hierarchical_interval, outcome_spread
 from bench.significance.noise import Noise, between_run_noise, pool_noise
 from bench.significance.paired import (
@@ -26,8 +27,10 @@ from bench.significance.result import Tested
 from bench.significance.shifts import Change, ChangeKind, ShiftSettings, find_changes, levels
 
 __all__ = [
+    "NO_EXCESS",
     "Change",
     "ChangeKind",
+    "FoldExcess",
     "Noise",
     "PairedEffect",
     "Ranks",
@@ -40,6 +43,7 @@ __all__ = [
     "between_run_noise",
     "detectable_effect",
     "find_changes",
+    "fold_excess",
     "hierarchical_interval",
     "levels",
     "macro_f1_replicates",

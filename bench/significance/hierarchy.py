@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.significance.folds import NO_EXCESS, FoldExcess
 from bench.stats import Interval, student_quantile, wilson_interval
 
 _PRIOR_EXAMPLES = 4.0
@@ -79,7 +80,9 @@ def outcome_spread(correct: NDArray[np.bool_]) -> Spread:
     )
 
 
-def hierarchical_interval(spread: Spread, level: float = 0.95) -> Interval:
+def hierarchical_interval(
+    spread: Spread, level: float = 0.95, folds: FoldExcess = NO_EXCESS
+) -> Interval:
     """Return an interval for the accuracy over other seeds and other examples of the same kind.
 
     The hierarchical bootstrap's variance, with what is biased in it put right: between seeds over
@@ -89,9 +92,13 @@ def hierarchical_interval(spread: Spread, level: float = 0.95) -> Interval:
     so that it has a width at 0 and 1 and stays between them. With one seed it is Wilson's own, and
     says nothing of other seeds.
 
+    Where the examples are those of folds, their variance is larger by the folds' excess, which has
+    Student's critical value with its own degrees of freedom.
+
     Args:
         spread: From `outcome_spread`.
         level: Share of intervals that should cover the truth, in (0, 1).
+        folds: Of the same outcomes, see `bench.significance.folds`.
 
     Source: variance components of a crossed table, Searle, Casella & McCulloch, 1992, ch. 4; the
     critical value of Cochran & Cox, 1950, section 4.14; Wilson, 1927.
@@ -99,16 +106,20 @@ def hierarchical_interval(spread: Spread, level: float = 0.95) -> Interval:
     normal = NormalDist().inv_cdf(0.5 + level / 2)
     fraction, size = spread.mean, spread.num_examples
     unit = fraction * (1 - fraction)
+    by_fold = student_quantile(0.5 + level / 2, folds.freedom) if folds.factor > 1 else normal
     if spread.num_seeds == 1 or unit == 0.0:
-        return wilson_interval(fraction, size, normal)
+        critical = (normal + (folds.factor - 1) * by_fold) / folds.factor
+        return wilson_interval(fraction, size / folds.factor, critical)
     own = spread.num_seeds - 1
     noise = spread.noise / (spread.num_seeds * size * own * max(1, size - 1))
     seeds = max(spread.seeds / (spread.num_seeds * own), noise)
     examples = max(_examples_variance(spread) - noise, 0.0)
+    excess = examples * (folds.factor - 1)
     # All outcomes independent is the least that a table of this mean can have.
-    variance = max(seeds + examples, unit / (spread.num_seeds * size))
+    variance = max(seeds + examples + excess, unit / (spread.num_seeds * size))
     student = student_quantile(0.5 + level / 2, own)
-    critical = (examples * normal + seeds * student) / (examples + seeds)
+    parts = examples * normal + excess * by_fold + seeds * student
+    critical = parts / (examples + excess + seeds)
     return wilson_interval(fraction, unit / variance, critical)
 
 

@@ -260,6 +260,7 @@ def _prepare(
         device=task.runtime.device,
         seed=task.seed,
         notes=notes,
+        last_epoch=task.last_epoch(spec.epochs),
     )
 
 
@@ -317,7 +318,9 @@ def _count_trainable(trained: Trained) -> int:
 def _describe_effective(task: Task, forward: NumericsPlan, chosen: Chosen) -> Effective:
     requested = fixed(chosen.setting.batch_size)
     used = min(requested, len(task.train))
-    notes = [*chosen.training.notes] if task.val is not None else [*chosen.training.notes, NO_VAL]
+    notes = [*chosen.training.notes]
+    if task.val is None and task.refit is None:
+        notes.append(NO_VAL)
     if used < requested:
         notes.append(f"batch size {used} in place of {requested}: train has no more examples")
     at_once = chosen.training.micro_batch

@@ -57,7 +57,7 @@ class GradualUnfreeze(SteppingStrategy):
             return stages[frozen:]
 
         recipe = Recipe(
-            stages_of=lambda setting: stages_in(setting.epochs),
+            stages_of=lambda setting: stages_in(task.last_epoch(setting.epochs)),
             rule_of=lambda setting: StepRule(stages_in=stages_in),
             without_prefix="what is frozen changes from epoch to epoch",
         )

@@ -113,19 +113,28 @@ def probe_head(
 
     Features are not standardised: the weight of a feature that hardly varies would be divided by
     its tiny deviation, and the first step that moves it would turn the prediction over. The
-    strength is chosen on val; without val it is 1.0.
+    strength is chosen on val, in a refit on the val that all else was chosen on; without val it is
+    1.0.
 
     Args:
         task: Backbone and splits.
         class_weights: As in the probe's spec.
     """
+    spec = LinearProbeSpec(standardize=False, class_weights=class_weights)
+    if task.refit is not None:
+        choosing = replace(task, train=task.refit.train, val=task.refit.val, refit=None)
+        path = _probe(choosing, spec)
+        spec = spec.model_copy(update={"l2": path.points[path.chosen].l2})
+    elif task.val is None:
+        spec = spec.model_copy(update={"l2": _FIXED_L2})
+    path = _probe(task, spec)
+    return path.weight, path.bias
+
+
+def _probe(task: Task, spec: LinearProbeSpec) -> ProbePath:
     from bench.strategies.frozen import load_frozen
 
-    spec = LinearProbeSpec(standardize=False, class_weights=class_weights)
-    if task.val is None:
-        spec = spec.model_copy(update={"l2": _FIXED_L2})
-    path = _fit(task, spec, load_frozen(task))
-    return path.weight, path.bias
+    return _fit(task, spec, load_frozen(task))
 
 
 def _fit(task: Task, spec: LinearProbeSpec, frozen: FrozenFeatures) -> ProbePath:

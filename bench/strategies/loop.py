@@ -42,6 +42,7 @@ class Training:
         micro_batch: Examples per forward and backward pass at most; None is the whole batch.
         report: Called after each epoch with its number and val accuracy.
         notes: Why a path was taken, for the record.
+        last_epoch: Where training ends before the schedule does; None is the setting's epochs.
     """
 
     trained: Trained
@@ -54,6 +55,7 @@ class Training:
     micro_batch: int | None = None
     report: Callable[[int, float | None], None] = lambda epoch, accuracy: None
     notes: tuple[str, ...] = ()
+    last_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def train_setting(training: Training, setting: TrainingSpec) -> Fit:
 def _train(training: Training, setting: TrainingSpec) -> Fit:
     run = _Run(training, setting)
     with seeded(training.seed, training.device):
-        for epoch in range(1, setting.epochs + 1):
+        for epoch in range(1, (training.last_epoch or setting.epochs) + 1):
             if reason := run.train_epoch(epoch):
                 return Fit(curve=tuple(run.curve), diverged=reason)
     return Fit(curve=tuple(run.curve), best_epoch=run.best_epoch, state=run.state)
@@ -327,7 +329,8 @@ class _Run:
         if self.best_epoch and not is_better(point, self.curve[self.best_epoch - 1]):
             return
         self.best_epoch = point.epoch
-        if point.val_accuracy is not None or point.epoch == self._setting.epochs:
+        last = self._training.last_epoch or self._setting.epochs
+        if point.val_accuracy is not None or point.epoch == last:
             self.state = copy_tensors(self._training.trained)
 
 

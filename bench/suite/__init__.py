@@ -7,6 +7,7 @@ a second.
 from pathlib import Path
 from typing import Any
 
+from bench.protocol import Defaults, suite_defaults
 from bench.spec import BackboneSpec, DatasetSpec, Exclude, Limits, StrategySpec, Suite
 from bench.suite.combinations import Combinations, check_combinations
 from bench.suite.document import Document, Keys, read_document
@@ -52,7 +53,7 @@ def load_suite(path: Path) -> Suite:
         datasets=datasets,
         strategies=strategies,
         exclude=exclude,
-        shots=suite.shots if suite else None,
+        defaults=suite_defaults(suite) if suite else Defaults(),
         image_size=suite.image_size if suite else None,
     )
     check_combinations(axes, document, complete=complete and not document.has_problems())

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from bench import registry
 from bench.interfaces import Modality
+from bench.protocol import Defaults, expand_dataset, find_conflict
 from bench.spec import BackboneSpec, DatasetSpec, Exclude, StrategySpec
 from bench.suite.document import Document, Keys
 from bench.suite.names import Entry
@@ -27,7 +29,7 @@ class Combinations:
 
     Attributes:
         exclude: Those that are valid, with their place in the file.
-        shots: The suite's default.
+        defaults: What the suite sets for its datasets.
         image_size: The suite's default.
     """
 
@@ -35,13 +37,13 @@ class Combinations:
     datasets: list[Entry[DatasetSpec]]
     strategies: list[Entry[StrategySpec]]
     exclude: list[tuple[Keys, Exclude]]
-    shots: int | tuple[int, ...] | None
+    defaults: Defaults
     image_size: int | None
 
     def variants(self) -> Iterator[tuple[Entry[DatasetSpec], DatasetSpec]]:
-        """Yield every dataset once per number of shots, with its size in pixels filled in."""
+        """Yield every dataset as its cells have it, with its size in pixels filled in."""
         for entry in self.datasets:
-            for spec in entry.spec.per_shots(self.shots):
+            for spec in expand_dataset(entry.spec, self.defaults):
                 size = spec.image_size or self.image_size
                 yield entry, spec.model_copy(update={"image_size": size})
 
@@ -71,6 +73,7 @@ def check_combinations(axes: Combinations, document: Document, *, complete: bool
             exclude matches nothing, or everything.
     """
     _check_train_examples(axes, document)
+    _check_protocols(axes, document)
     _check_repeats(axes, document)
     _check_partners(axes, document)
     kept = list(axes.kept())
@@ -86,12 +89,25 @@ def check_combinations(axes: Combinations, document: Document, *, complete: bool
 def _check_train_examples(axes: Combinations, document: Document) -> None:
     for entry in axes.datasets:
         own = entry.spec.shots is not None
-        if entry.spec.train_examples is not None and (own or axes.shots is not None):
+        if entry.spec.train_examples is not None and (own or axes.defaults.shots is not None):
             document.add(
                 (*entry.keys, "train_examples"),
                 f"dataset '{entry.spec.name}' has train_examples together with "
                 f"{'shots' if own else 'the shots of the suite'}: both set the size of train; "
                 "keep one",
+            )
+
+
+def _check_protocols(axes: Combinations, document: Document) -> None:
+    for entry in axes.datasets:
+        if problem := find_conflict(entry.spec, axes.defaults):
+            document.add(entry.keys, f"dataset '{entry.spec.name}': {problem}")
+        path = entry.spec.splits
+        if path is not None and not Path(path).expanduser().is_file():
+            document.add(
+                (*entry.keys, "splits"),
+                f"dataset '{entry.spec.name}': no file '{path}' with its splits; write one with: "
+                "bench splits export SUITE",
             )
 
 

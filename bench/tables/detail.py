@@ -37,6 +37,7 @@ def record_text(record: Record) -> str:
         ("val", _scores(record.val)),
         ("chosen on val", _selection(record.selection)),
         ("curve", _curve(record.curve)),
+        ("fitted again", _refit(record)),
         ("cost", _cost(record)),
         ("training step", _train(record.train_profile)),
         ("inference", _infer(record.infer_profile, _compiles(record))),
@@ -79,6 +80,7 @@ def _cell(record: Record) -> Lines:
         ("suite, run", f"{cell.suite}, {record.run_id}"),
         ("strategy", ", ".join([cell.strategy.name, *(f"{k}={v}" for k, v in fields.items())])),
         ("seed, split seed", f"{cell.seed}, {cell.split_seed}"),
+        *([] if cell.fold is None else [("fold", f"{cell.fold} of {cell.dataset.folds}")]),
         ("numerics asked for", cell.numerics.value + (", or compiled" if cell.compile else "")),
         ("key", record.key or "not reached"),
         ("request key", record.request_key),
@@ -130,11 +132,16 @@ def _curve(curve: Sequence[EpochPoint]) -> Lines:
     return [
         (
             f"epoch {point.epoch}",
-            f"loss {point.train_loss:.4f}, val {scale.percent(point.val_accuracy, 2)}%, "
+            f"loss {point.train_loss:.4f}, {_on_val(point)}"
             f"{scale.duration(point.seconds)}{_waited(point)}",
         )
         for point in curve
     ]
+
+
+def _on_val(point: EpochPoint) -> str:
+    accuracy = point.val_accuracy
+    return "" if accuracy is None else f"val {scale.percent(accuracy, 2)}%, "
 
 
 def _waited(point: EpochPoint) -> str:
@@ -142,6 +149,16 @@ def _waited(point: EpochPoint) -> str:
     if waited is None or waited <= _WORTH_SAYING:
         return ""
     return f", {scale.percent(waited)}% of its steps' time waiting for data"
+
+
+def _refit(record: Record) -> Lines:
+    refit = record.refit
+    if refit is None:
+        return []
+    lines = [("on train and val", f"{refit.num_examples} examples; test is of this model")]
+    if refit.epochs is not None:
+        lines.append(("epochs", str(refit.epochs)))
+    return lines + _curve(refit.curve)
 
 
 def _cost(record: Record) -> Lines:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.folds import fold_sizes, pool_folds
 from bench.metrics import outcome_bits
 from bench.significance import (
     better_rows,
+    fold_excess,
     hierarchical_interval,
     outcome_spread,
     rank_ends,
@@ -25,7 +27,7 @@ class Contender:
     """A row that takes part in a ranking: every seed ended `ok`.
 
     Attributes:
-        records: One per seed.
+        records: One per seed, folds pooled.
         interval: Of the mean accuracy, at 95%.
     """
 
@@ -40,17 +42,18 @@ def row_interval(records: Sequence[RecordSummary]) -> Interval | None:
     the counts alone, which is wider: see `bench.stats.accuracy_interval`.
 
     Args:
-        records: The row's records that ended `ok`, one per seed.
+        records: The row's records that ended `ok`, one per seed, or per seed and fold.
     """
-    tests = [record.test for record in records if record.test is not None]
+    whole = pool_folds(records)
+    tests = [record.test for record in whole if record.test is not None]
     if not tests:
         return None
-    if _same_examples(records) is None:
+    if _same_examples(whole) is None:
         correct = [round(test.accuracy * test.num_examples) for test in tests]
         return accuracy_interval(correct, [test.num_examples for test in tests])
-    packed = _packed(records)
-    bits = np.unpackbits(packed, axis=1, count=tests[0].num_examples)
-    return hierarchical_interval(outcome_spread(bits.astype(np.bool_)))
+    bits = np.unpackbits(_packed(whole), axis=1, count=tests[0].num_examples).astype(np.bool_)
+    excess = fold_excess(bits, fold_sizes(records))
+    return hierarchical_interval(outcome_spread(bits), folds=excess)
 
 
 def _same_examples(records: Sequence[RecordSummary]) -> tuple[str, int] | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
+from bench.folds import pool_folds
 from bench.stats import Interval
 from bench.summary import Latency, Memory, RecordSummary, ScoreSummary, Status
 from bench.tables.labels import Labels, label_cells
@@ -24,6 +25,8 @@ _Columns = dict[str, Any]
 @dataclass(frozen=True)
 class Row:
     """One backbone x dataset x strategy, aggregated over the seeds that ended `ok`.
+
+    Where the dataset has folds, a seed is all of them, pooled: see `bench.folds`.
 
     Fractions are in [0, 1], units are base units, and what was not measured is None. Qualities are
     means over seeds, speeds medians, memory the largest, seconds the mean per cell. Costs are None
@@ -109,6 +112,7 @@ class FailedCell:
     """A cell that is not `ok`, for the list under a table.
 
     Attributes:
+        draw: Its seed, and its fold where there are folds, for people.
         reason: Kind and message in one line.
     """
 
@@ -116,6 +120,7 @@ class FailedCell:
     dataset: str
     strategy: str
     seed: int
+    draw: str
     status: str
     phase: str | None
     reason: str
@@ -151,7 +156,7 @@ def _ranked(rows: Sequence[Row], groups: Sequence[Sequence[RecordSummary]]) -> l
         if row.status != Status.OK or low is None or high is None:
             continue
         datasets[row.suite, row.run_id, row.dataset].append(place)
-        contenders[place] = Contender(tuple(group), Interval(low, high))
+        contenders[place] = Contender(tuple(pool_folds(group)), Interval(low, high))
     ranked = list(rows)
     for places in datasets.values():
         ends = rank_contenders([contenders[place] for place in places])
@@ -189,6 +194,7 @@ def _failed_cell(record: RecordSummary, names: Labels) -> FailedCell:
         dataset=names.dataset,
         strategy=names.strategy,
         seed=record.cell.seed,
+        draw=record.cell.draw,
         status=record.status.value,
         phase=failure.phase if failure else None,
         reason=f"{failure.kind}: {failure.message}" if failure else "no reason was recorded",
@@ -204,6 +210,7 @@ def _key_of(record: RecordSummary) -> str:
 def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
     first = group[0]
     ok = [record for record in group if record.status == Status.OK]
+    whole = pool_folds(ok)
     shown = ok or list(group)
     comparable = ok if len({_device_class(record) for record in ok}) == 1 else []
     return Row(
@@ -212,9 +219,9 @@ def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
         dataset=names.dataset,
         strategy=names.strategy,
         weights=first.cell.backbone.weights,
-        num_seeds=len(ok),
+        num_seeds=len(whole),
         status=_worst_status(group),
-        num_cells=len(group),
+        num_cells=len({record.cell.seed for record in group}),
         run_id=first.run_id,
         measured_at=_measured_at(shown),
         device=_joined(_device_name(record) for record in shown),
@@ -224,9 +231,9 @@ def _row(names: Labels, group: Sequence[RecordSummary]) -> Row:
         num_trainable_parameters=_largest(record.num_trainable_parameters for record in ok),
         rank_low=None,
         rank_high=None,
-        majority_accuracy=_mean(r.data.majority_accuracy for r in ok if r.data),
-        val_accuracy=_mean(r.val.accuracy for r in ok if r.val),
-        **_quality(ok),
+        majority_accuracy=_mean(r.data.majority_accuracy for r in whole if r.data),
+        val_accuracy=_mean(r.val.accuracy for r in whole if r.val),
+        **_quality(ok, whole),
         **_train_costs(comparable),
         **_infer_costs(comparable),
         **_cell_costs(comparable),
@@ -258,8 +265,8 @@ def _measured_at(group: Sequence[RecordSummary]) -> str:
     return newest.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _quality(ok: Sequence[RecordSummary]) -> _Columns:
-    tests = [record.test for record in ok if record.test is not None]
+def _quality(ok: Sequence[RecordSummary], whole: Sequence[RecordSummary]) -> _Columns:
+    tests = [record.test for record in whole if record.test is not None]
 
     def mean(value: Callable[[ScoreSummary], float | None]) -> float | None:
         return _mean(value(test) for test in tests)

@@ -63,6 +63,12 @@ def megabytes(num_bytes: float | None) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
+def extent(num_bytes: int, total_bytes: int | None) -> str:
+    """Return ``12 of 98 MiB``, or ``12 MiB`` where the whole is not known."""
+    of = "" if total_bytes is None else f" of {megabytes(total_bytes)}"
+    return f"{megabytes(num_bytes)}{of} MiB"
+
+
 def duration(seconds: float | None) -> str:
     """Return ``8.2s``, ``95s``, ``12m 05s`` or ``3h 20m``."""
     if seconds is None:

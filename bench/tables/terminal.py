@@ -170,7 +170,7 @@ def _print_failures(console: Console, failures: Sequence[FailedCell]) -> None:
     console.print(Text(f"\n{len(failures)} not ok", style="bold"))
     for cell in failures[:_MOST_FAILURES]:
         where = f" in phase {cell.phase}" if cell.phase else ""
-        name = f"{cell.backbone} · {cell.dataset} · {cell.strategy} · seed {cell.seed}"
+        name = f"{cell.backbone} · {cell.dataset} · {cell.strategy} · {cell.draw}"
         console.print(Text(f"  {cell.status}{where}: {scale.printable(name)}", style="red"))
         console.print(Text(f"      {scale.printable(cell.reason)}"))
         console.print(Text(f"      details: bench show {cell.key}", style="dim"))

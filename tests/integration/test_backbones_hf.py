@@ -9,7 +9,6 @@ import torch
 import transformers
 from torch import nn
 
-from bench.backbones import hub
 from bench.backbones.hf import HubSource
 from bench.backbones.hub_features import make_features
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
@@ -110,14 +109,6 @@ def test_a_missing_repository_says_what_to_download() -> None:
     with pytest.raises(WeightsMissingError, match="HF_HUB_OFFLINE is set") as caught:
         SOURCE.load(spec, image_size=None, seed=0)
     assert missing.how in str(caught.value)
-
-
-def test_a_repository_without_weights_for_transformers_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(hub, "fetch_snapshot", lambda missing, repo, patterns, revision: None)
-    with pytest.raises(WeightsMissingError, match="holds none that transformers reads: on a mach"):
-        SOURCE.load(BackboneSpec(name="hf/me/other"), image_size=None, seed=0)
 
 
 def test_a_half_downloaded_repository_is_missing(tmp_path: Path) -> None:

@@ -1,13 +1,7 @@
 """State dicts, digests, trials and caches of weights, with real files and a real local server."""
 
 import hashlib
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -26,9 +20,10 @@ from bench.backbones.weights import (
 )
 from bench.environment import hub_cache_dir
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
-from bench.interfaces import Backbone
+from bench.interfaces import Backbone, HubFiles
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
+from bench.transfer.cache import torch_checkpoint_dir
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWN = Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3, crop_fraction=0.875)
@@ -40,46 +35,6 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-
-class Files(BaseHTTPRequestHandler):
-    """Serves bytes by path, with the headers that the hub's client reads."""
-
-    served: ClassVar[dict[str, bytes]] = {}
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        body = self.answer()
-        if self.command == "GET" and body is not None:
-            self.wfile.write(body)
-
-    def answer(self) -> bytes | None:
-        body = self.served.get(self.path)
-        self.send_response(404 if body is None else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        if body is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        else:
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.end_headers()
-        return body
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Stay silent."""
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-    Files.served.clear()
 
 
 @pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
@@ -257,67 +212,20 @@ def test_cache_folders_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("TORCH_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert hub_cache_dir() == Path("/cache/huggingface/hub")
-    assert hub.torch_checkpoint_dir() == Path("/cache/torch/hub/checkpoints")
+    assert torch_checkpoint_dir() == Path("/cache/torch/hub/checkpoints")
 
 
 def test_offline_a_missing_hub_file_says_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightsMissingError) as caught:
-        hub.fetch_hub_file("a/b", ("model.safetensors",), "v2")
+        hub.fetch_from_hub(HubFiles("a/b", "v2", first_of=("model.safetensors",)))
     assert str(caught.value).startswith(
         "weights of a/b are not on this machine and HF_HUB_OFFLINE is set: on a machine with "
-        "network run `hf download a/b model.safetensors --revision v2`"
+        "network run `hf download a/b model.safetensors --revision v2`, or `bench fetch` for all"
     )
-    assert not hub.missing_from_hub("a/b", "x").downloadable
+    assert not hub.missing_from_hub(HubFiles("a/b")).downloadable
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert hub.missing_from_hub("a/b", "x").downloadable
-
-
-def run_hub(code: str, endpoint: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process, since the hub's client reads its endpoint when imported."""
-    env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(hub_cache_dir().parent), "PATH": ""}
-    env["HF_HUB_DISABLE_XET"] = "1"
-    return subprocess.run(
-        [sys.executable, "-c", "from bench.backbones.hub import *\n" + code],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_hub_file_is_downloaded_once_and_then_found(server: str) -> None:
-    Files.served["/a/b/resolve/main/pytorch_model.bin"] = b"weights"
-    names = "('model.safetensors', 'pytorch_model.bin')"
-    done = run_hub(f"print(fetch_hub_file('a/b', {names}).read_bytes())", server)
-    assert done.stdout == "b'weights'\n", done.stderr
-    found = hub.find_hub_file("a/b", ("model.safetensors", "pytorch_model.bin"))
-    assert found is not None
-    assert found.parent.name == COMMIT
-
-
-@pytest.mark.slow
-def test_a_hub_without_the_file_and_a_hub_out_of_reach_are_told(server: str) -> None:
-    code = "fetch_hub_file('a/b', ('model.safetensors',))"
-    absent = run_hub(code, server).stderr.splitlines()[-1]
-    assert "WeightsMissingError: weights of a/b are not on this machine and the hub has" in absent
-    unreachable = run_hub(code, "http://127.0.0.1:9").stderr.splitlines()[-1]
-    assert "and the download failed (LocalEntryNotFoundError:" in unreachable
-    assert "run `hf download a/b model.safetensors`" in unreachable
-
-
-def test_a_plain_download_is_verified_and_leaves_no_broken_file(server: str) -> None:
-    data = b"weights"
-    right = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
-    Files.served |= {f"/{right}": data, "/net-00000000.pth": data}
-    path = hub.fetch_url("weights of x", f"{server}/{right}")
-    assert path.read_bytes() == data
-    assert hub.describe_file(path) == f"{right}, digest verified"
-    with pytest.raises(WeightsMissingError, match=r"the download failed \(RuntimeError: invalid"):
-        hub.fetch_url("weights of x", f"{server}/net-00000000.pth")
-    with pytest.raises(WeightsMissingError, match=r"weights of x are not .* \(HTTPError: .*404"):
-        hub.fetch_url("weights of x", f"{server}/absent.pth")
-    assert [path.name for path in hub.torch_checkpoint_dir().iterdir()] == [right]
+    assert hub.missing_from_hub(HubFiles("a/b")).downloadable
 
 
 def test_offline_a_missing_plain_file_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +233,7 @@ def test_offline_a_missing_plain_file_says_where_to_put_it(monkeypatch: pytest.M
     with pytest.raises(WeightsMissingError) as caught:
         hub.fetch_url("weights of x", "https://example.org/net-01.pth")
     assert "download https://example.org/net-01.pth to" in str(caught.value)
-    assert str(hub.torch_checkpoint_dir() / "net-01.pth") in str(caught.value)
+    assert str(torch_checkpoint_dir() / "net-01.pth") in str(caught.value)
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -337,9 +337,12 @@ def test_a_stream_gives_the_first_examples_of_each_split_and_is_read_once(
     for part in ("train", "test"):
         assert first.parts[part].contents == whole.parts[part].contents[:4]
     assert spec_of("a/b", streaming=4).label == "hf/a/b (first 4)"
-    shutil.rmtree(tmp_path / "set" / "data")
-    (tmp_path / "set" / "data").mkdir()
+    kept = tmp_path / "cache" / "hub-streams"
+    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*.parquet")}
     assert load(tmp_path / "set", cache, streaming=4).fingerprint == first.fingerprint
+    assert before == {path: path.stat().st_mtime_ns for path in kept.rglob("*.parquet")}
+    save_images(tmp_path / "set", train=9, test=5)
+    assert load(tmp_path / "set", cache, streaming=4).fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """``torchvision/…``: each way its sets are stored, written here in the publisher's layout."""
 
 import bz2
+import gc
+import gzip
+import hashlib
 import json
 import pickle
-import re
 import socket
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 from scipy.io import savemat
 
@@ -17,10 +21,13 @@ from bench.artifacts import ArtifactCache
 from bench.datasets.prepare import prepare_data
 from bench.datasets.torchvision import TorchvisionSource
 from bench.datasets.torchvision_sets import SETS
+from bench.datasets.unfinished import marker_path, unfinished
 from bench.errors import DatasetError
 from bench.interfaces import RawDataset
-from bench.record import Preprocessing
+from bench.record import Preprocessing, Progress
 from bench.spec import DatasetSpec
+from bench.transfer.tracking import silent
+from tests.hub_server import Kind, StandInHub, standing_in
 from tests.training import seeing
 
 PIXELS = np.random.default_rng(0)
@@ -380,18 +387,89 @@ def test_no_network_is_one_message_and_can_be_tried_again(
             TorchvisionSource().load(spec, ArtifactCache(root))
 
 
-def test_a_download_that_was_cut_off_is_not_taken_for_whole(root: Path) -> None:
-    eurosat(root)
-    (root / ".eurosat.fetching").touch()
-    spec = DatasetSpec(name="torchvision/EuroSAT")
-    assert TorchvisionSource().locate(spec).missing
-    message = f"a download of torchvision/EuroSAT was cut off. Delete what it left and {root}"
-    with pytest.raises(DatasetError, match=re.escape(message)):
-        TorchvisionSource().load(spec, ArtifactCache(root.parent / "cache"))
-
-
 def test_a_set_that_is_not_whole_says_so(root: Path) -> None:
     dtd(root)
     (root / "dtd/dtd/labels/val1.txt").unlink()
     with pytest.raises(DatasetError, match=r"is not whole: FileNotFoundError: .*val1\.txt"):
         load("DTD", root)
+
+
+@pytest.fixture
+def served(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A server that has FashionMNIST as its publisher packs it, and torchvision pointed to it."""
+    fashion_mnist(tmp_path / "publisher")
+    resources = []
+    with standing_in() as server:
+        for path in sorted((tmp_path / "publisher" / "FashionMNIST" / "raw").iterdir()):
+            packed = gzip.compress(path.read_bytes())
+            server.files[f"/{path.name}.gz"] = packed
+            resources.append((f"{path.name}.gz", hashlib.md5(packed).hexdigest()))
+        monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{server.url}/"])
+        monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
+        monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+        yield server
+
+
+FASHION = DatasetSpec(name="torchvision/FashionMNIST")
+
+
+def test_a_set_is_fetched_ahead_says_so_and_loads_without_the_server(
+    served: StandInHub, root: Path
+) -> None:
+    told: list[Progress] = []
+    TorchvisionSource().fetch(FASHION, told.append)
+    assert [(p.phase, p.item) for p in told] == [("download", "data of torchvision/FashionMNIST")]
+    served.seen.clear()
+    assert len(load("FashionMNIST", root).parts["train"].ids) == 20
+    TorchvisionSource().fetch(FASHION, told.append)
+    assert (len(told), served.seen) == (1, [])
+
+
+@pytest.mark.parametrize("fault", ["hang", "truncate", "wrong", 404, 401, 503])
+def test_a_set_that_cannot_be_fetched_is_one_error_and_comes_later_all_the_same(
+    served: StandInHub, root: Path, fault: Kind
+) -> None:
+    served.fail("GET /train-images", fault)
+    with pytest.raises(DatasetError, match=r"^data of torchvision/FashionMNIST cannot be do"):
+        TorchvisionSource().fetch(FASHION, silent)
+    with warnings.catch_warnings():
+        # torchvision leaves the answers of a server that refuses to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert TorchvisionSource().locate(FASHION).missing
+    served.heal()
+    TorchvisionSource().fetch(FASHION, silent)
+    assert len(load("FashionMNIST", root).parts["train"].ids) == 20
+
+
+def test_a_download_that_was_cut_off_is_not_taken_for_whole_and_comes_anew(
+    served: StandInHub, root: Path
+) -> None:
+    fashion_mnist(root)
+    raw = root / "FashionMNIST" / "raw"
+    (raw / "train-images-idx3-ubyte").write_bytes(b"half")
+    packed = "t10k-images-idx3-ubyte.gz"
+    (raw / packed).write_bytes(served.files[f"/{packed}"])
+    marker_path(root, SETS["FashionMNIST"].paths).touch()
+    assert TorchvisionSource().locate(FASHION).missing
+    TorchvisionSource().fetch(FASHION, silent)
+    assert len(load("FashionMNIST", root).parts["train"].ids) == 20
+    assert served.num_gets(packed) == 0, "an archive that is whole is not fetched again"
+
+
+def test_what_was_there_before_a_download_outlives_its_failure(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine").touch()
+    paths = ("set/mine", "set/theirs", "other/folder")
+
+    def unpack_half() -> None:
+        with unfinished(tmp_path, paths):
+            text(tmp_path / "set" / "theirs" / "1", "half")
+            text(tmp_path / "other" / "folder" / "1", "half")
+            text(tmp_path / "other" / "set.tgz", "an archive")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        unpack_half()
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == ["other/set.tgz", "set/mine"]

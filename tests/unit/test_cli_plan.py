@@ -132,6 +132,7 @@ def test_what_a_run_would_fetch_is_listed_and_is_no_failure(bench, tmp_path):
         "to download: weights of tiny/resnet50 (98 MiB), by the run itself or so: hf " in done.out
     )
     assert done.out.count("to download: ") == 1
+    assert "1 to download, 98 MiB in all. Ahead of a run: bench fetch s.yaml\n" in done.out
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
@@ -241,6 +242,14 @@ def test_the_schema_offers_names_and_the_fields_of_every_strategy(bench):
     names, _ = definitions["BackboneSpec"]["properties"]["name"]["anyOf"]
     assert "timm/resnet50.a1_in1k" in names["enum"]
     assert schema["required"] == ["name", "backbones", "datasets", "strategies"]
+
+
+def test_the_schema_says_what_the_columns_of_a_dataset_are_for(bench):
+    fields = json.loads(bench("schema").out)["$defs"]["DatasetSpec"]["properties"]
+    assert fields["label"]["description"] == "Column that holds the class names."
+    columns = ("text", "image", "audio", "label", "split", "val", "test", "config", "revision")
+    assert all(fields[name]["description"] for name in (*columns, "streaming"))
+    assert "label_column" not in fields
 
 
 def test_every_reference_of_the_schema_leads_somewhere(bench):

@@ -205,3 +205,10 @@ def test_a_file_gets_plain_lines_and_a_terminal_the_live_display():
     dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     with watch(dumb, jobs=1, estimates={}) as observer:
         assert isinstance(observer, PlainLines)
+
+
+def test_a_download_says_what_it_brings_and_how_far_it_is():
+    begun = Progress(phase="download", item="weights of timm/x", num_bytes=0, total_bytes=98 << 20)
+    assert describe_progress(begun) == "download · weights of timm/x · 0.0 of 98 MiB"
+    unknown = begun.model_copy(update={"num_bytes": 12 << 20, "total_bytes": None})
+    assert describe_progress(unknown) == "download · weights of timm/x · 12 MiB"

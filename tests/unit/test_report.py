@@ -195,7 +195,8 @@ def test_rates_of_another_batch_size_or_device_stay_out_of_a_figure():
 def test_what_a_reader_should_know_is_found_in_the_records():
     record = make_record()
     selection = record.selection.model_copy(update={"at_grid_edge": True, "converged": False})
-    data = record.data.model_copy(update={"num_duplicates": 3, "num_corrupt": 2})
+    counts = {"num_duplicates": 3, "num_corrupt": 2, "num_truncated": 4}
+    data = record.data.model_copy(update=counts)
     environment = record.environment.model_copy(update={"git_dirty": True})
     odd = record.model_copy(
         update={"selection": selection, "data": data, "environment": environment}
@@ -206,6 +207,7 @@ def test_what_a_reader_should_know_is_found_in_the_records():
         "1 cell stopped before the solver had converged",
         "digits: 3 examples of val or test",
         "digits: 2 examples could not be read",
+        "does not take 4 examples whole; their ends were cut off",
         "uncommitted changes",
         "One seed per row",
     ):

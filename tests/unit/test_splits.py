@@ -246,3 +246,66 @@ def test_train_examples_and_shots_exclude_each_other() -> None:
         "train_examples and shots both set the size of train: keep one of them"
     )
     assert conflicting_request(DatasetSpec(name="digits", shots=5)) is None
+
+
+@given(labelled(least=6), st.integers(2, 6), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_example_is_tested_in_one_fold_and_folds_are_alike(
+    data: tuple[np.ndarray, int], folds: int, split_seed: int
+) -> None:
+    labels, num_classes = data
+    every = [
+        draw(labels, num_classes, folds=folds, fold=fold, split_seed=split_seed, seed=3)
+        for fold in range(folds)
+    ]
+    tested = np.concatenate([splits.test for splits in every])
+    assert sorted(tested.tolist()) == list(range(len(labels)))
+    for splits in every:
+        assert splits.val is not None
+        together = np.concatenate([splits.train, splits.val, splits.test])
+        assert sorted(together.tolist()) == list(range(len(labels)))
+    counts = np.array([np.bincount(labels[s.test], minlength=num_classes) for s in every])
+    assert np.ptp(counts, axis=0).max() <= 1 and np.ptp(counts.sum(axis=1)) <= 1
+
+
+def test_folds_are_of_the_split_seed_and_val_of_the_seed() -> None:
+    labels = cycle(60, 3)
+
+    def drawn(**changes: object) -> DrawnSplits:
+        return draw(labels, 3, folds=5, fold=2, **changes)
+
+    first, seed, split_seed = drawn(), drawn(seed=1), drawn(split_seed=1)
+    assert first.val is not None and seed.val is not None
+    np.testing.assert_array_equal(first.test, seed.test)
+    assert first.val.tolist() != seed.val.tolist()
+    assert first.test.tolist() != split_seed.test.tolist()
+
+
+def test_folds_set_the_val_of_the_source_aside() -> None:
+    parts = {"train": cycle(40, 2), "val": cycle(20, 2)}
+    tested = [draw(parts, 2, folds=3, fold=fold).test for fold in range(3)]
+    assert sorted(np.concatenate(tested).tolist()) == list(range(60))
+
+
+def test_folds_draw_shots_and_samples_from_the_other_folds() -> None:
+    found = draw(cycle(60, 3), 3, folds=5, fold=1, shots=2)
+    assert np.bincount(found.train % 3).tolist() == [2, 2, 2]
+    assert not set(found.train.tolist()) & set(found.test.tolist())
+
+
+def test_folds_of_data_with_a_test_split_of_its_own_are_refused() -> None:
+    with pytest.raises(DatasetError) as caught:
+        draw({"train": cycle(20, 2), "test": cycle(8, 2)}, 2, folds=5)
+    assert str(caught.value) == (
+        "folds: 5 asked, but the data has a test split of its own, of 8 examples. Leave folds out "
+        "to be tested on it."
+    )
+
+
+def test_a_class_with_fewer_examples_than_folds_is_named() -> None:
+    with pytest.raises(DatasetError) as caught:
+        draw(np.array([0] * 9 + [1] * 3), 2, folds=5)
+    assert str(caught.value) == (
+        "class 'bee' has 3 examples for folds: 5, 5 needed. Add examples, ask for fewer, or leave "
+        "the class out."
+    )

@@ -208,8 +208,8 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "datasets: [{name: digits, lable: stars}]",
             "datasets",
             "s.yaml:4: unknown key 'lable'. Did you mean 'label'? Known: name, image_size, "
-            "train_examples, shots, max_corrupt_fraction, config, text, image, audio, label, "
-            "split, val, test, revision, streaming.",
+            "train_examples, shots, max_corrupt_fraction, refit, protocol, folds, splits, config, "
+            "text, image, audio, label, split, val, test, revision, streaming.",
         ),
         (
             "backbones: [{name: tiny/resnet18, checkpoint: nowhere.pth}]",
@@ -220,8 +220,8 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "image_sise: 64",
             None,
             "s.yaml:5: unknown key 'image_sise'. Did you mean 'image_size'? Known: name, "
-            "backbones, datasets, strategies, image_size, split_seed, seeds, shots, numerics, "
-            "compile, exclude, limits.",
+            "backbones, datasets, strategies, image_size, split_seed, seeds, shots, refit, "
+            "protocol, numerics, compile, exclude, limits.",
         ),
         (
             "strategies: [{name: dial, levle: 3}]",
