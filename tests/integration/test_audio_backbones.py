@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from bench.backbones.audio_features import LengthAwareNorm
+from bench.backbones.clip_rows import load_extractor
 from bench.backbones.hf import HubSource
 from bench.errors import BackboneError, WeightsMismatchError
 from bench.interfaces import Backbone, Clip, EncodedRow
@@ -314,6 +315,13 @@ def test_a_model_of_sound_without_the_resampler_is_refused_before_any_work(
     problem = SOURCE.check(spec)
     assert problem is not None
     assert problem.endswith("Install it with: pip install 'transfer-bench[audio]'.")
+
+
+def test_the_feature_extractor_of_the_published_ast_loads_without_a_warning(tmp_path: Path) -> None:
+    settings = {"feature_extractor_type": "ASTFeatureExtractor", "sampling_rate": RATE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    extractor = load_extractor(tmp_path, name="hf/ast", trust_remote_code=False)
+    assert (extractor.num_mel_bins, extractor.max_length) == (128, 1024)
 
 
 def test_without_a_feature_extractor_there_is_nothing_to_load(tmp_path: Path) -> None:
