@@ -58,7 +58,7 @@ def load_extractor(folder: Path, *, name: str, trust_remote_code: bool) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # Of AST's 128 mel filters over 257 bins, the lowest are narrower than a bin, as trained.
+            # Of AST's 128 mel filters over 257 bins the lowest are narrower than a bin, as trained.
             warnings.filterwarnings("ignore", message="At least one mel filter")
             return AutoFeatureExtractor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
