@@ -110,6 +110,11 @@ def load_audio_backbone(
 def _wave(model: Any, extractor: Any) -> _Ear:
     # Of WavLM's attention, whose two masks differ in dtype, as transformers wrote it.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+    if getattr(model.config, "do_stable_layer_norm", False):
+        # Made before the layers and run behind them: stages go by the order of making.
+        norm = model.encoder.layer_norm
+        del model.encoder.layer_norm
+        model.encoder.layer_norm = norm
     module = WaveFeatures(model)
     least = min_samples(model.config)
     module.pads = not _padding_leaks(module, least)

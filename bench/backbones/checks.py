@@ -9,6 +9,10 @@ from pathlib import Path
 from bench.interfaces import Modality
 from bench.spec import BackboneSpec
 
+NO_RESAMPLER = (
+    "clips are resampled by the package soxr, which is not installed. Install it with: "
+    "pip install 'transfer-bench[audio]'."
+)
 _INPUTS: dict[Modality, str] = {"image": "images", "text": "texts", "audio": "clips"}
 _FIELDS: dict[Modality, tuple[str, ...]] = {
     "image": ("mean", "std"),

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.backbones import hub
-from bench.backbones.checks import check_choice, check_fields
+from bench.backbones.checks import NO_RESAMPLER, check_choice, check_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
 from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
@@ -76,7 +77,10 @@ class HubSource:
         place = _place(spec)
         if place.repo is None and not (place.folder and (place.folder / _CONFIG).is_file()):
             return f"'{spec.name}': there is no {_CONFIG} in {place.folder}."
-        return check_fields(spec, self.modality(spec))
+        modality = self.modality(spec)
+        if modality == "audio" and find_spec("soxr") is None:
+            return f"'{spec.name}': {NO_RESAMPLER}"
+        return check_fields(spec, modality)
 
     def modality(self, spec: BackboneSpec) -> Modality | None:
         """Return what the model takes; None as long as nothing of it is on this machine."""

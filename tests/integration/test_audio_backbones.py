@@ -1,6 +1,7 @@
 """Audio models of the hub: features against the plain models, padding, limits and stages."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from bench.backbones.audio_features import LengthAwareNorm
+from bench.backbones.clip_rows import load_extractor
 from bench.backbones.hf import HubSource
 from bench.errors import BackboneError, WeightsMismatchError
 from bench.interfaces import Backbone, Clip, EncodedRow
@@ -164,6 +166,13 @@ def test_stages_are_the_convolutions_and_each_layer(folders: dict[str, Path], ki
     assert [name.rpartition(".")[2] for name in names[1:]] == ["0", "1"]
 
 
+def test_the_norm_behind_the_last_layer_is_of_its_stage(folders: dict[str, Path]) -> None:
+    behind, before = (load(folders[kind]).stages for kind in ("wav2vec2-layer", "wav2vec2"))
+    assert "model.encoder.layer_norm" in behind[-1].modules
+    assert "model.encoder.layer_norm" not in behind[0].modules
+    assert "model.encoder.layer_norm" in before[0].modules
+
+
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
 def test_training_hides_no_stretches_and_skips_no_layers(tmp_path: Path, kind: str) -> None:
     still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
@@ -295,6 +304,24 @@ def test_an_audio_model_that_is_not_known_is_named_with_those_that_are(tmp_path:
     transformers.SeamlessM4TFeatureExtractor().save_pretrained(folder)
     with pytest.raises(BackboneError, match=r"type 'wav2vec2-bert'\. Known: audio-spectrogram"):
         load(folder)
+
+
+def test_a_model_of_sound_without_the_resampler_is_refused_before_any_work(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = BackboneSpec(name=f"hf/{folders['hubert']}")
+    assert SOURCE.check(spec) is None
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    problem = SOURCE.check(spec)
+    assert problem is not None
+    assert problem.endswith("Install it with: pip install 'transfer-bench[audio]'.")
+
+
+def test_the_feature_extractor_of_the_published_ast_loads_without_a_warning(tmp_path: Path) -> None:
+    settings = {"feature_extractor_type": "ASTFeatureExtractor", "sampling_rate": RATE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    extractor = load_extractor(tmp_path, name="hf/ast", trust_remote_code=False)
+    assert (extractor.num_mel_bins, extractor.max_length) == (128, 1024)
 
 
 def test_without_a_feature_extractor_there_is_nothing_to_load(tmp_path: Path) -> None:
