@@ -46,6 +46,7 @@ class PreparedData:
     test: Split
     info: DataInfo
     example: Callable[[], np.ndarray]
+    backbone: Backbone
 
 
 def prepare_data(
