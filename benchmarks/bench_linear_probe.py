@@ -70,7 +70,7 @@ def set_up(
     dataset = DatasetSpec(name="mnist-5k", train_examples=train_examples)
     whole = tasks.prepare(backbone, dataset, runtime)
     test = tasks.part_of(whole.test, train_examples // 4)
-    data = PreparedData(whole.train, whole.val, test, whole.info, whole.example)
+    data = PreparedData(whole.train, whole.val, test, whole.info, whole.example, whole.backbone)
     plan = plan_features(backbone, data.train, runtime)
     return Setup(backbone, dataset, data, runtime, plan)
 

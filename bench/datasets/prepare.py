@@ -26,20 +26,19 @@ class PreparedData:
     """The data of a cell, ready to train on; images are decoded when they are first gathered.
 
     Attributes:
-        backbone: The one that was given, fitted to train where it has to be.
         val: None where nothing is to be chosen.
         example: Takes one train example from what a deployed model is sent to a row of inputs: an
             image from its encoded bytes to uint8, shape (S, S, 3); a text or clip of typical length
             to shape (L,). The first call reads the example, later ones have it.
+        backbone: The one that was given, fitted to train where it has to be.
     """
-
-    backbone: Backbone
 
     train: Split
     val: Split | None
     test: Split
     info: DataInfo
     example: Callable[[], np.ndarray]
+    backbone: Backbone
 
 
 def prepare_data(

@@ -242,7 +242,7 @@ def test_the_profile_measures_the_whole_batch_in_these_parts() -> None:
         majority_accuracy=0.4,
         image_size=SIZE,
     )
-    data = PreparedData(task.train, task.val, task.train, info, lambda: np.zeros(0))
+    data = PreparedData(task.train, task.val, task.train, info, lambda: np.zeros(0), backbone)
     settings = ProfileSettings(CPU, budget_seconds=0.05)
     module.passes.clear()
     profile = CellProfiler(backbone, data, task.runtime, settings).training(adapted, SPEC)
