@@ -10,9 +10,10 @@ import gc
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,12 +113,24 @@ def classify_failure(error: Exception) -> Status:
     return Status.DIVERGED if isinstance(error, DivergedError) else Status.ERROR
 
 
+def _import_first(strategy: str) -> None:
+    """Import what a strategy needs beyond torch, so that no import counts as a cell's memory."""
+    try:
+        modules = getattr(registry.strategy(strategy), "imports", ())
+    except BenchError:
+        return  # The cell says so, as its failure.
+    for name in modules:
+        with suppress(ImportError):  # The strategy says what to install.
+            import_module(name)
+
+
 class _Attempt:
     """One try at a cell; fields of the record gather as they become known."""
 
     def __init__(self, job: Job, emit: Emit) -> None:
         self.job = job
         self.cell = job.cell
+        _import_first(job.cell.strategy.name)
         self.host = HostMemory()
         self.began = time.perf_counter()
         self.plugins: Mapping[str, Plugin] = {}

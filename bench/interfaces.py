@@ -446,6 +446,9 @@ class Strategy(Protocol):
         version: Raised when the same spec gives other numbers.
         summary: One line: what trains, what it costs, when to use it.
         trains_backbone: Whether backbone parameters change; impossible for ``plain/…``.
+
+    It may have ``imports``, names of modules that it needs beyond torch: they are imported before
+    a cell's memory is first read.
     """
 
     Spec: ClassVar[type[StrategySpec]]

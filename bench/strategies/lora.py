@@ -44,6 +44,7 @@ class Lora(SteppingStrategy):
     """
 
     Spec: ClassVar[type[StrategySpec]] = LoraSpec
+    imports: ClassVar[tuple[str, ...]] = ("peft",)
     summary: ClassVar[str] = (
         "trains low-rank additions (rank, alpha) to attention or convolutions with a new head, "
         "merged for inference: memory of few weights, time near full; for large transformers"

@@ -1,6 +1,7 @@
 """A cell becomes a record: real backbones, data and strategies, without a child process."""
 
 import gc
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bench.metrics import unpack_predictions
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Job, Limits, Numerics
 from bench.strategies.feed import InputFeed
+from bench.strategies.linear_probe import LinearProbe
 
 LIMITS = Limits(profile_time="0.2s")
 
@@ -160,6 +162,18 @@ def test_a_profile_out_of_memory_leaves_the_scores(
     assert record.infer_profile is None
     assert record.effective is not None
     assert any("the profile ran out of memory" in note for note in record.effective.notes)
+
+
+def test_what_a_strategy_imports_is_no_memory_of_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ballast.py").write_text("held = b'x' * (512 << 20)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(LinearProbe, "imports", ("ballast", "not_installed"), raising=False)
+    record = record_of(make_cell(), tmp_path)
+    held = sys.modules.pop("ballast").held
+    assert len(held) == 512 << 20
+    assert record.host_peak_bytes is not None and record.host_peak_bytes < 512 << 20
 
 
 def test_images_held_for_training_are_gone_when_the_profile_runs(tmp_path: Path) -> None:
