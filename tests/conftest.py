@@ -16,6 +16,12 @@ from tests.postgres import schema_of_its_own, start_server
 # process they start: tests that interrupt a sweep would wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes that test side by side have a core each: threads that share cores wait for each other.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if _WORKER is not None and hasattr(os, "sched_setaffinity"):
+    _CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:

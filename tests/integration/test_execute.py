@@ -11,7 +11,7 @@ import torch
 from bench import measure, registry, summary
 from bench.errors import DatasetError, DivergedError
 from bench.execute import classify_failure, execute
-from bench.interfaces import Task
+from bench.interfaces import Refit, Task
 from bench.metrics import unpack_predictions
 from bench.record import Progress, Recalled, Record, Status
 from bench.spec import BackboneSpec, Cell, DatasetSpec, Job, Limits, Numerics
@@ -215,7 +215,9 @@ def test_a_strategy_is_given_no_test_split() -> None:
         "num_classes",
         "seed",
         "runtime",
+        "refit",
     }
+    assert {field.name for field in fields(Refit)} == {"train", "val", "epoch"}
 
 
 def test_a_failed_cell_has_a_reason_and_no_scores(tmp_path: Path) -> None:
