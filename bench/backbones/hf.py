@@ -198,6 +198,16 @@ def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
     return (*found, index, *paths) if all(path.is_file() for path in paths) else None
 
 
+def _describe_lack(folder: Path) -> str:
+    """Return what a folder of the user's lacks of a model, and of which kind."""
+    modality = folder_modality(folder)
+    if modality == "audio" and not (folder / _PROCESSOR).is_file():
+        return f"a model of sound, and no {_PROCESSOR} in {folder}: save its feature extractor."
+    if modality == "text" and not has_tokenizer(folder):
+        return f"a model of texts, and no tokenizer in {folder}: save it there too."
+    return f"no weights in {folder}: {' or '.join(_SINGLE)}."
+
+
 def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
     """Return the folder with everything in it, and where that came from.
 
@@ -211,7 +221,7 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
     if place.repo is None:
         folder = place.folder or Path()
         if _files(folder, weights=weights) is None:
-            raise BackboneError(f"{spec.name}: no weights in {folder}: {' or '.join(_SINGLE)}.")
+            raise BackboneError(f"{spec.name}: {_describe_lack(folder)}")
         return folder, f"folder {folder}"
     if _is_whole(place, weights):
         return _source(place)

@@ -201,7 +201,7 @@ def test_a_model_of_sound_is_no_text_model(tmp_path: Path) -> None:
         mask_time_prob=0.0,
     )
     transformers.Wav2Vec2Model(config).save_pretrained(folder)
-    with pytest.raises(BackboneError, match="takes input_values, not texts"):
+    with pytest.raises(BackboneError, match="a model of sound, and no preprocessor"):
         load_text_backbone(folder)
 
 
