@@ -30,7 +30,7 @@ def test_full_on_texts_of_spread_lengths(claim) -> None:  # type: ignore[no-unty
     def measure() -> list[Row]:
         with tasks.temporary_runtime(Numerics.FP32) as runtime:
             backbone = _load()
-            split = review_split(backbone, size(256, 48), runtime)
+            split = review_split(backbone, size(128, 48), runtime)
             return [_compare(backbone, split, runtime, "lengths as of reviews", at_least(2.0))]
 
     claim(measure)
@@ -60,7 +60,7 @@ def _compare(
     ways = {"bench": _ours(backbone, split, runtime), "trainer": _trainers(backbone, split)}
     for run in ways.values():
         run()
-    found = interleave(ways, rounds=size(3, 1))
+    found = interleave(ways, rounds=size(2, 1))
     return compare(
         "9",
         "full on texts: texts/s over those of transformers' Trainer",
