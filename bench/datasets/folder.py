@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.splits import conflicting_request
-from bench.datasets.tree import Tree, first_modality, scan_tree
+from bench.datasets.tree import Tree, find_modality, scan_tree
 from bench.errors import DatasetError
 from bench.interfaces import Located, Missing, Modality, RawDataset
 from bench.spec import DatasetSpec
@@ -39,9 +39,9 @@ class FolderSource:
         return missing_extra(tree.modality)
 
     def modality(self, spec: DatasetSpec) -> Modality:
-        """Return what the first file below the folder holds; image where there is none."""
+        """Return what the folder holds; image where there is nothing."""
         try:
-            return first_modality(_root(spec)) or "image"
+            return find_modality(_root(spec)) or "image"
         except DatasetError:
             return "image"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,9 @@ IMAGE_SUFFIXES = frozenset(
 SOUND_SUFFIXES = frozenset((".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"))
 """Files with other suffixes than these and those of images are not looked at, whatever the case."""
 
-_MODALITIES: dict[str, Modality] = {
-    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
-    **dict.fromkeys(SOUND_SUFFIXES, "audio"),
-}
+_SUFFIXES: dict[Modality, frozenset[str]] = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
+_KINDS: dict[Modality, str] = {"image": "images", "audio": "clips"}
+_MODALITIES = {suffix: modality for modality, own in _SUFFIXES.items() for suffix in own}
 
 _IGNORED = ("__MACOSX", "__pycache__")
 
@@ -32,7 +31,7 @@ class Tree:
     Attributes:
         class_names: Sorted; their position is the class index.
         files: By part: path relative to the root in POSIX form, and class index; sorted.
-        modality: Of the files, by their suffixes; all are alike.
+        modality: Of the files, by their suffixes; files of another are not among them.
     """
 
     root: Path
@@ -58,34 +57,29 @@ def scan_tree(root: Path) -> Tree:
     parts = _part_folders(root)
     class_names = tuple(sorted(entry.name for entry in _folders(parts["train"])))
     _check_classes(parts["train"], class_names)
-    files = {part: _part_files(root, folder, class_names) for part, folder in parts.items()}
-    modality = _one_modality(root, [name for part in files.values() for name, _ in part])
+    modality = find_modality(root) or "image"
+    files = {
+        part: _part_files(root, folder, class_names, modality) for part, folder in parts.items()
+    }
     return Tree(root=root, class_names=class_names, files=files, modality=modality)
 
 
-def first_modality(root: Path) -> Modality | None:
-    """Return what the first file below a folder holds, without listing the others.
+def find_modality(root: Path) -> Modality | None:
+    """Return what a folder holds: images if there is one at any depth, else clips; or None.
+
+    So sound that lies beside images, as a spoken name does, is left alone as any other file is.
 
     Raises:
         DatasetError: A folder cannot be listed.
     """
-    path = next(_files(root, ()), None) if root.is_dir() else None
-    return None if path is None else _modality(path)
-
-
-def _one_modality(root: Path, names: list[str]) -> Modality:
-    """Return what all files hold.
-
-    Raises:
-        DatasetError: Some are images and some are clips.
-    """
-    first = {_modality(name): name for name in reversed(names)}
-    if len(first) > 1:
-        raise DatasetError(
-            f"{root} holds images ({first['image']}) beside sound ({first['audio']}). "
-            "Keep files of one kind in it."
-        )
-    return next(iter(first)) or "image"
+    if not root.is_dir():
+        return None
+    found: Modality | None = None
+    for path in _files(root, (), _SUFFIXES.keys()):
+        found = _modality(path)
+        if found == "image":
+            break
+    return found
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -128,7 +122,7 @@ def _check_classes(folder: Path, class_names: tuple[str, ...]) -> None:
 
 
 def _part_files(
-    root: Path, folder: Path, class_names: tuple[str, ...]
+    root: Path, folder: Path, class_names: tuple[str, ...], modality: Modality
 ) -> tuple[tuple[str, int], ...]:
     index = {name: number for number, name in enumerate(class_names)}
     files: list[tuple[str, int]] = []
@@ -139,11 +133,11 @@ def _part_files(
                 f"{', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}. "
                 "Rename it, or add it to train."
             )
-        paths = sorted(_files(Path(entry.path), ()))
+        paths = sorted(_files(Path(entry.path), (), {modality}))
         if not paths:
             raise DatasetError(
-                f"class folder {entry.path} holds no images and no clips. Fill it or remove it. "
-                f"Known suffixes: {' '.join(sorted(_MODALITIES))}"
+                f"class folder {entry.path} holds no {_KINDS[modality]}. Fill it or remove it. "
+                f"Known suffixes: {' '.join(sorted(_SUFFIXES[modality]))}"
             )
         label = index[entry.name]
         files.extend((Path(path).relative_to(root).as_posix(), label) for path in paths)
@@ -161,16 +155,18 @@ def _check_encoding(root: Path, files: list[tuple[str, int]]) -> None:
             ) from error
 
 
-def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield paths of images and clips at any depth; a link back to a folder above is left out."""
+def _files(
+    folder: Path, above: tuple[tuple[int, int], ...], wanted: Set[Modality]
+) -> Iterator[str]:
+    """Yield paths of what is wanted, at any depth; a link back to a folder above is left out."""
     stat = folder.stat()
     identity = (stat.st_dev, stat.st_ino)
     if identity in above:
         return
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _files(Path(entry.path), (*above, identity))
-        elif _modality(entry.name):
+            yield from _files(Path(entry.path), (*above, identity), wanted)
+        elif _modality(entry.name) in wanted:
             yield entry.path
 
 

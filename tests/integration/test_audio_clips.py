@@ -150,14 +150,23 @@ def test_the_modality_of_a_folder_is_known_without_torch_and_without_soundfile(
     assert done.stdout.split("\n")[:2] == ["audio", "set()"]
 
 
-def test_images_beside_clips_are_one_clear_error(tmp_path: Path) -> None:
+def test_sound_beside_images_is_left_alone(tmp_path: Path) -> None:
+    root = write_clips(tmp_path / "pictures", per_class=2)
+    folders = list(root.iterdir())
+    for folder in folders:
+        Image.new("RGB", (4, 4)).save(folder / "zebra.png")
+    spec = DatasetSpec(name=f"folder:{root}")
+    assert SOURCE.check(spec) is None
+    assert SOURCE.modality(spec) == "image"
+    assert [path.name for path in SOURCE.locate(spec).files] == ["zebra.png"] * len(folders)
+
+
+def test_a_class_without_images_is_named_where_others_have_some(tmp_path: Path) -> None:
     root = write_clips(tmp_path / "sounds", per_class=2)
     Image.new("RGB", (4, 4)).save(root / "low" / "zebra.png")
     problem = SOURCE.check(DatasetSpec(name=f"folder:{root}"))
-    assert problem == (
-        f"{root} holds images (low/zebra.png) beside sound (high/000.wav). "
-        "Keep files of one kind in it."
-    )
+    assert problem is not None
+    assert problem.startswith(f"class folder {root / 'high'} holds no images. Fill it or remove it")
 
 
 def test_clips_without_class_folders_are_named_as_such(tmp_path: Path) -> None:
