@@ -95,7 +95,9 @@ def _standing(dataset: str, ranking: Ranking, rows: Sequence[Row]) -> Standing:
     scratch = _highest(row for row in rows if row.weights == "random")
     worth = [] if transfer is None else _worth_of(transfer, plain, scratch)
     missing = [
-        name for name, row in (("plain/pixels", plain), ("weights: random", scratch)) if not row
+        name
+        for name, row in (("a plain/… backbone", plain), ("weights: random", scratch))
+        if not row
     ]
     return Standing(dataset, ranking, transfer, tuple(worth), fastest(ranking.all), tuple(missing))
 

@@ -153,7 +153,7 @@ def test_pixels_that_win_are_said_to_win():
 
 
 def test_baselines_that_the_suite_lacks_are_named():
-    assert _standing(make_record()).missing == ("plain/pixels", "weights: random")
+    assert _standing(make_record()).missing == ("a plain/… backbone", "weights: random")
 
 
 def test_a_dataset_without_any_transfer_says_so():
