@@ -11,9 +11,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-import pynvml
-
 from bench.errors import UsageError
 
 # What a CPU has for reduced precision decides which numerics win on it.
@@ -107,6 +104,8 @@ def memory_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Where ``proc`` and ``sys`` are found.
     """
+    import psutil  # late, as all that a mistake in a suite can do without
+
     limits = [*_group_values(root, "memory.max")]
     limits += _legacy_values(root, "memory", ("memory.limit_in_bytes",))
     known = [int(limit) for limit in limits if limit.isdecimal()]
@@ -157,6 +156,8 @@ def torch_is_cpu_only() -> bool:
 @contextmanager
 def driver_open() -> Iterator[bool]:
     """Open the NVIDIA driver's library; the value says whether there is one."""
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -173,6 +174,8 @@ def visible_gpus() -> tuple[str, ...]:
     with driver_open() as runs:
         if not runs:
             return gpus_of_kernel_module()
+        import pynvml
+
         handles = [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]

@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pynvml
-
 from bench.environment.machine import (
     cpu_name,
     device_class,
@@ -109,10 +107,16 @@ def _cuda_version() -> str | None:
     with driver_open() as runs:
         if not runs:
             return None
+        import pynvml
+
         number = int(pynvml.nvmlSystemGetCudaDriverVersion())
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _driver_version() -> str | None:
     with driver_open() as runs:
-        return str(pynvml.nvmlSystemGetDriverVersion()) if runs else None
+        if not runs:
+            return None
+        import pynvml
+
+        return str(pynvml.nvmlSystemGetDriverVersion())

@@ -58,6 +58,7 @@ def test_help_imports_no_torch_and_no_database() -> None:
     assert not imported_by(code) & HEAVY
 
 
+@pytest.mark.timed
 def test_help_takes_less_than_three_tenths_of_a_second_and_names_every_command() -> None:
     times = []
     for _ in range(3):

@@ -253,6 +253,7 @@ def test_a_stored_record_that_is_damaged_names_the_field():
         read_record(json.dumps(data))
 
 
+@pytest.mark.timed
 def test_stored_records_become_rows_at_two_thousand_a_second(tmp_path: Path):
     with open_store(str(tmp_path / "bench.db")) as store:
         run = store.start_run("vision")

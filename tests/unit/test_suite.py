@@ -513,6 +513,7 @@ def test_an_exclude_is_not_blamed_while_a_name_is_wrong(suite):
     assert "unknown backbone 'tiny/vitt'" in suite.problem(text)
 
 
+@pytest.mark.timed
 def test_six_mistakes_exit_2_in_a_second_without_torch(tmp_path):
     path = tmp_path / "six.yaml"
     path.write_text(SIX_MISTAKES)

@@ -127,6 +127,7 @@ def test_files_are_looked_at_once_per_backbone():
     assert TinyBackbones.located == 1
 
 
+@pytest.mark.timed
 def test_ten_thousand_cells_take_less_than_three_seconds():
     suite = Suite(
         name="big",
