@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from bench import metrics, registry
-from bench.artifacts import ArtifactCache, default_cache_dir
+from bench.artifacts import ArtifactCache
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_value
 from bench.entry_points import Plugin
 from bench.environment import collect_environment
 from bench.errors import BackboneError, BenchError, DivergedError
+from bench.files import default_cache_dir
 from bench.interfaces import (
     Adapted,
     Backbone,

@@ -19,8 +19,8 @@ _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "TORCH_HOME", 
 
 def doctor() -> None:
     """Check the environment; exits 3 when the default suite cannot run here."""
-    from bench.artifacts import default_cache_dir
     from bench.environment import find_problems
+    from bench.files import default_cache_dir
 
     cache_dir = default_cache_dir()
     store_rows, store_problems = _look_at_store()

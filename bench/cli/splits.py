@@ -21,9 +21,10 @@ def export(
     ),
 ) -> None:
     """Write a JSON file per dataset of a suite, with the splits of every seed and fold."""
-    from bench.artifacts import ArtifactCache, default_cache_dir
+    from bench.artifacts import ArtifactCache
     from bench.datasets.export import export_splits, file_names
     from bench.datasets.split_files import write_split_file
+    from bench.files import default_cache_dir
     from bench.plan import expand_datasets
     from bench.suite import load_suite
 

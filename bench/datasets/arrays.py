@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +17,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from bench.artifacts import ArtifactCache
-
-
-def package_file(package: str, relative: str) -> Path | None:
-    """Return the path of a file inside an installed package, without importing the package.
-
-    Args:
-        package: Top-level import name.
-        relative: Path below the package's folder.
-
-    Returns:
-        None when the package or the file is not there.
-    """
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / relative
-    return path if path.is_file() else None
 
 
 def read_pixel_rows(
@@ -86,8 +68,3 @@ def array_examples(images: np.ndarray, labels: np.ndarray, *, ids: Sequence[str]
     return Examples(
         ids=tuple(ids), labels=np.asarray(labels, dtype=np.int64), contents=contents, read=read
     )
-
-
-def number_ids(prefix: str, count: int) -> tuple[str, ...]:
-    """Return ``prefix`` with a zero-padded number, so that the order of text is that of numbers."""
-    return tuple(f"{prefix}{index:06d}" for index in range(count))

@@ -9,12 +9,10 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import yaml
 
-from bench.datasets.arrays import number_ids
-from bench.datasets.raw import assemble_dataset
-from bench.datasets.splits import conflicting_request
+from bench.datasets.parts import conflicting_request
+from bench.datasets.raw import assemble_dataset, number_ids
 from bench.digests import digest_file
 from bench.errors import DatasetError
 from bench.interfaces import Examples, Located, Missing, Modality, RawDataset
@@ -99,6 +97,8 @@ def _read_pairs(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _assemble(pairs: Sequence[tuple[str, str]]) -> RawDataset:
+    import numpy as np
+
     distinct = list(dict.fromkeys(pairs))
     topics_of = Counter(text for text, _ in distinct)
     clear = [(text, topic) for text, topic in distinct if topics_of[text] == 1]

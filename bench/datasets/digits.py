@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from bench.datasets.arrays import array_examples, number_ids, package_file, read_pixel_rows
-from bench.datasets.raw import assemble_dataset
-from bench.datasets.splits import conflicting_request
+from bench.datasets.packaged import package_file
+from bench.datasets.parts import conflicting_request
+from bench.datasets.raw import assemble_dataset, number_ids
 from bench.errors import DatasetError
 from bench.interfaces import Located, Missing, RawDataset
 from bench.spec import DatasetSpec
@@ -49,13 +47,15 @@ class DigitsSource:
         Raises:
             DatasetError: scikit-learn is not installed whole.
         """
+        from bench.datasets.arrays import array_examples, read_pixel_rows
+
         located = self.locate(spec)
         if not located.files:
             raise DatasetError(f"digits: scikit-learn's data file is not installed: {_HOW}")
         table = read_pixel_rows(
             located.files[0], num_rows=_NUM_IMAGES, num_columns=_SIDE**2 + 1, cache=cache
         )
-        ink = table[:, :-1].astype(np.uint16).reshape(-1, _SIDE, _SIDE)
-        pixels = ((ink * 255 + _FULL_INK // 2) // _FULL_INK).astype(np.uint8)
+        ink = table[:, :-1].astype("uint16").reshape(-1, _SIDE, _SIDE)
+        pixels = ((ink * 255 + _FULL_INK // 2) // _FULL_INK).astype("uint8")
         examples = array_examples(pixels, table[:, -1], ids=number_ids("", len(table)))
         return assemble_dataset("digits", "0123456789", {"train": examples})

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.parts import PART_ORDER, conflicting_request
 from bench.datasets.split_files import find_rows, read_split_file
 from bench.datasets.splits import (
-    PART_ORDER,
     DrawnSplits,
     SplitRequest,
     complete_splits,
-    conflicting_request,
     draw_splits,
 )
 from bench.errors import DatasetError

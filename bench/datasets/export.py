@@ -8,8 +8,9 @@ from itertools import chain, count
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.drawing import Draw, split_dataset
+from bench.datasets.parts import PART_ORDER
 from bench.datasets.split_files import SplitDraw, SplitFile
-from bench.datasets.splits import PART_ORDER, DrawnSplits
+from bench.datasets.splits import DrawnSplits
 from bench.errors import DatasetError
 from bench.interfaces import RawDataset
 from bench.protocol import expand_folds

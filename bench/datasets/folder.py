@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.datasets.extras import READERS, missing_extra
+from bench.datasets.parts import conflicting_request
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
-from bench.datasets.splits import conflicting_request
 from bench.datasets.tree import Tree, find_modality, scan_tree
 from bench.errors import DatasetError
 from bench.interfaces import Located, Missing, Modality, RawDataset

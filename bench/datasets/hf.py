@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.artifacts import default_cache_dir
-from bench.datasets.arrays import number_ids
 from bench.datasets.extras import missing_extra
 from bench.datasets.features import Columns, choose_columns
 from bench.datasets.glance import glance_modality
@@ -24,11 +22,12 @@ from bench.datasets.opened import (
     stream_folder,
     without_decoding,
 )
-from bench.datasets.raw import assemble_dataset, refuse_corrupt
-from bench.datasets.splits import conflicting_request
+from bench.datasets.parts import conflicting_request
+from bench.datasets.raw import assemble_dataset, number_ids, refuse_corrupt
 from bench.datasets.texts import text_examples
 from bench.digests import stamp_files
 from bench.errors import DatasetError
+from bench.files import default_cache_dir
 from bench.interfaces import Emit, Examples, Located, Missing, Modality, RawDataset
 from bench.record import Progress
 from bench.spec import DatasetSpec

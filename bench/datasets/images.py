@@ -13,7 +13,7 @@ import PIL
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bench.artifacts import ArtifactCache
-from bench.datasets.splits import PART_ORDER
+from bench.datasets.parts import PART_ORDER
 from bench.digests import digest_value
 from bench.errors import DatasetError
 from bench.interfaces import Examples, RawDataset

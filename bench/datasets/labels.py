@@ -6,12 +6,13 @@ import ast
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bench.datasets.raw import SINGLE_LABEL
 from bench.errors import DatasetError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NAMED_IN_MESSAGE = 5
 
@@ -65,6 +66,8 @@ def index_classes(
     Raises:
         DatasetError: Train has fewer than two classes, or another part one that train lacks.
     """
+    import numpy as np
+
     class_names = tuple(sorted(set(parts["train"])))
     if len(class_names) < 2:
         found = f"one class only, '{class_names[0]}'" if class_names else "no labelled example"

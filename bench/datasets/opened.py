@@ -8,14 +8,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bench.artifacts import ArtifactCache, file_lock
 from bench.datasets.hub import Repository, files_below
-from bench.datasets.splits import PART_NAMES, PART_ORDER
+from bench.datasets.parts import PART_NAMES, PART_ORDER
 from bench.digests import digest_value, stamp_files
 from bench.errors import DatasetError
+from bench.files import file_lock
 from bench.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from bench.artifacts import ArtifactCache
 
 Table: TypeAlias = Any
 """A `datasets.Dataset`; the library has no types that mypy may read."""

@@ -11,8 +11,9 @@ import numpy as np
 from bench.artifacts import ArtifactCache
 from bench.datasets.drawing import Draw, split_dataset
 from bench.datasets.images import ImagePool, decode_encoded, encode_example
+from bench.datasets.parts import PART_ORDER
 from bench.datasets.sequences import SequenceRows
-from bench.datasets.splits import PART_ORDER, DrawnSplits, count_duplicates
+from bench.datasets.splits import DrawnSplits, count_duplicates
 from bench.digests import digest_strings
 from bench.errors import DatasetError
 from bench.interfaces import Backbone, Emit, Examples, Pool, RawDataset, RawInput, Split

@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from bench.digests import digest_strings, digest_value
 from bench.errors import DatasetError
 from bench.interfaces import Examples, RawDataset
@@ -23,8 +21,15 @@ SINGLE_LABEL = (
 _NAMED_IN_MESSAGE = 5
 
 
+def number_ids(prefix: str, count: int) -> tuple[str, ...]:
+    """Return ``prefix`` with a zero-padded number, so that the order of text is that of numbers."""
+    return tuple(f"{prefix}{index:06d}" for index in range(count))
+
+
 def fingerprint_parts(parts: Mapping[str, Examples]) -> str:
     """Return the digest of ids, labels and contents of all parts; where they lie is not in it."""
+    import numpy as np
+
     digests = {}
     for name, examples in sorted(parts.items()):
         labels = np.ascontiguousarray(examples.labels, dtype="<i8")
@@ -54,6 +59,8 @@ def assemble_dataset(
         DatasetError: Two examples share an id, which would join them in paired tests, or an example
             has several labels.
     """
+    import numpy as np
+
     for part, examples in parts.items():
         if np.ndim(examples.labels) != 1:
             raise DatasetError(

@@ -8,11 +8,11 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.arrays import number_ids
 from bench.datasets.columns import read_columns
 from bench.datasets.labels import read_class_names
 from bench.datasets.layout import TableLayout
-from bench.datasets.splits import PART_NAMES, PART_ORDER
+from bench.datasets.parts import PART_NAMES, PART_ORDER
+from bench.datasets.raw import number_ids
 from bench.errors import DatasetError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.images import num_decoding_threads
-from bench.datasets.splits import PART_ORDER
+from bench.datasets.parts import PART_ORDER
 from bench.digests import digest_value
 from bench.errors import DatasetError
 from bench.interfaces import (

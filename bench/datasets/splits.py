@@ -19,30 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
+from bench.datasets.parts import PART_ORDER
 from bench.errors import DatasetError
-from bench.protocol import find_conflict
-from bench.spec import DatasetSpec
-
-PART_ORDER = ("train", "val", "test")
-"""Order in which the parts of a dataset are laid out, here and in its pool."""
-
-PART_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "train": "train",
-        "training": "train",
-        "val": "val",
-        "valid": "val",
-        "validation": "val",
-        "dev": "val",
-        "test": "test",
-        "testing": "test",
-    }
-)
-"""Part by what folders, files and split columns call it, whatever the case."""
 
 TEST_FRACTION = 0.2
 VAL_FRACTION = 0.2
@@ -83,13 +64,6 @@ class DrawnSplits:
         """Return the splits there are, by name, in the order train, val, test."""
         pairs = (("train", self.train), ("val", self.val), ("test", self.test))
         return tuple((name, rows) for name, rows in pairs if rows is not None)
-
-
-def conflicting_request(spec: DatasetSpec) -> str | None:
-    """Return why the sampling a spec asks for cannot be done on any data, or None."""
-    if spec.train_examples is not None and spec.shots is not None:
-        return "train_examples and shots both set the size of train: keep one of them"
-    return find_conflict(spec)
 
 
 def draw_splits(

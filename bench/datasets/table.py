@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.labels import index_classes
 from bench.datasets.layout import TableLayout, conflicting_selectors, find_layout
+from bench.datasets.parts import conflicting_request
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.rows import Row, read_rows
-from bench.datasets.splits import conflicting_request
 from bench.datasets.texts import text_examples
 from bench.digests import stamp_files
 from bench.errors import DatasetError

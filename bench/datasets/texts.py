@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from bench.interfaces import Examples
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def text_examples(ids: Sequence[str], labels: np.ndarray, texts: Sequence[str]) -> Examples:
@@ -18,6 +20,8 @@ def text_examples(ids: Sequence[str], labels: np.ndarray, texts: Sequence[str]) 
         labels: Class indices, shape (N,).
         texts: Length N.
     """
+    import numpy as np
+
     held = tuple(texts)
     return Examples(
         ids=tuple(ids),

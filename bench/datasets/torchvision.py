@@ -8,14 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from bench.artifacts import default_cache_dir, file_lock
-from bench.datasets.raw import SINGLE_LABEL, assemble_dataset, refuse_corrupt
-from bench.datasets.splits import conflicting_request
+from bench.datasets.parts import conflicting_request
+from bench.datasets.raw import SINGLE_LABEL, assemble_dataset, number_ids, refuse_corrupt
 from bench.datasets.torchvision_sets import OTHER_TASKS, SETS, TorchvisionSet
 from bench.datasets.unfinished import marker_path, unfinished
 from bench.errors import DatasetError
+from bench.files import default_cache_dir, file_lock
 from bench.interfaces import Emit, Examples, Located, Missing, RawDataset
 from bench.record import Progress
 from bench.spec import DatasetSpec
@@ -181,6 +179,8 @@ def _class_names(listed: TorchvisionSet, sets: Mapping[str, Any]) -> list[str]:
 
 
 def _labels(opened: Any, listed: TorchvisionSet) -> list[int]:
+    import numpy as np
+
     pairs = _first(opened, _PAIR_LISTS)
     labels = _first(opened, _LABEL_LISTS) if pairs is None else [label for _, label in pairs]
     return [int(label) for label in np.asarray(labels, dtype=np.int64) - listed.skip_classes]
@@ -217,7 +217,9 @@ def _caltech_pairs(opened: Any) -> list[tuple[Path, int]]:
 
 
 def _array_part(part: str, opened: Any, listed: TorchvisionSet) -> Examples:
-    from bench.datasets.arrays import array_examples, number_ids
+    import numpy as np
+
+    from bench.datasets.arrays import array_examples
 
     images = np.asarray(opened.data)
     if images.ndim == 4 and images.shape[-1] != 3:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets.splits import PART_NAMES
+from bench.datasets.parts import PART_NAMES
 from bench.errors import DatasetError
 from bench.interfaces import Modality
 

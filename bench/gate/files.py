@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import bench
-from bench.artifacts import write_atomically
 from bench.errors import ArtifactError, BaselineError, UsageError
+from bench.files import write_atomically
 from bench.gate.baseline import Baseline, dump_baseline, parse_baseline
 from bench.gate.earlier import earlier_runs
 from bench.gate.past import PastRun, past_like

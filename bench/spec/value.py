@@ -17,7 +17,7 @@ def grid_values(field: T | tuple[T, ...]) -> tuple[T, ...]:
 class Frozen(BaseModel):
     """A value: immutable, comparable, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Named(Frozen):

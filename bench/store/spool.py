@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.artifacts import default_cache_dir
 from bench.digests import digest_text
 from bench.errors import StoreError
+from bench.files import default_cache_dir
 from bench.record import SCHEMA_VERSION, PredictionSet, Record
 from bench.store.versions import dump_record, read_record
 

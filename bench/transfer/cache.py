@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from bench.artifacts import write_atomically
 from bench.environment import hub_cache_dir, user_cache_dir
+from bench.files import write_atomically
 from bench.interfaces import HubFiles
 
 

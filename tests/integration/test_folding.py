@@ -7,7 +7,9 @@ import torchvision
 from torch import Tensor, nn
 
 from bench.numerics import make_pass, plan_forward, prepare_inputs, rounds
+from bench.numerics.applied import Candidate
 from bench.numerics.folding import fold_batch_norms
+from bench.numerics.trial import Trial
 from bench.record import NumericsPlan
 from bench.spec import Numerics
 from tests.training import TestRuntime
@@ -105,18 +107,25 @@ def test_a_folded_pass_gives_what_the_module_gives_also_in_inference_mode() -> N
     module.train()(images).sum().backward()
 
 
-def test_a_forward_plan_folds_where_that_is_quicker_and_names_a_batch_size(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("seconds", "folds"), [(0.8, True), (0.97, False)])
+def test_a_forward_plan_folds_where_that_is_clearly_quicker(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, folds: bool
 ) -> None:
+    """Every pass runs; what it took is given, since this machine may be busy with other tests."""
     monkeypatch.setattr(rounds, "MAX_WAITING", float("inf"))
+    run, timed = Trial.seconds, {"fp32 channels_last": 1.0, "fp32 channels_last folded": seconds}
+
+    def run_and_give(trial: Trial, candidate: Candidate) -> float:
+        assert run(trial, candidate) > 0
+        return timed.get(candidate.name, 2.0)
+
+    monkeypatch.setattr(Trial, "seconds", run_and_give)
     module = with_statistics(timm.create_model("test_efficientnet", num_classes=0))
     runtime = TestRuntime(numerics=Numerics.AUTO)
     plan = plan_forward(module, torch.randn(64, 3, 64, 64), runtime, key={"weights": "x"})
-    assert "fp32 channels_last folded" in plan.seconds
-    quickest = min(plan.seconds.values())
-    plain = plan.seconds["fp32 channels_last"]
-    assert plan.folded or plain <= quickest * 1.05 or plan.precision != "fp32"
-    assert plan.batch_size in (8, 16, 32, 64)
+    assert plan.seconds["fp32 channels_last folded"] == seconds
+    assert (plan.precision, plan.memory_format, plan.folded) == ("fp32", "channels_last", folds)
+    assert plan.batch_size == 64
 
 
 class Leaks(nn.Module):

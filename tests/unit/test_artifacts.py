@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.artifacts import ArtifactCache, RowArray, _read_at, _write_at, write_atomically
+from bench.artifacts import ArtifactCache, RowArray, _read_at, _write_at
 from bench.errors import ArtifactError
+from bench.files import write_atomically
 
 
 def squares(rows: np.ndarray) -> np.ndarray:

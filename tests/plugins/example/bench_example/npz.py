@@ -38,8 +38,8 @@ class NpzSource:
         """Return the parts that the file has; an array that does not fit is a DatasetError."""
         import numpy as np
 
-        from bench.datasets.arrays import array_examples, number_ids
-        from bench.datasets.raw import assemble_dataset
+        from bench.datasets.arrays import array_examples
+        from bench.datasets.raw import assemble_dataset, number_ids
 
         arrays = np.load(_path(spec), allow_pickle=False)
         if "train_images" not in arrays:
