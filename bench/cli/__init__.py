@@ -6,16 +6,9 @@ import typer
 
 from bench.errors import BenchError
 
-app = typer.Typer(
-    name="bench",
-    help="Which pretrained backbone, adapted how, for my data and my budget?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
-
-def _add_commands() -> None:
+def make_app() -> typer.Typer:
+    """Return the command line with every command."""
     from bench.cli import (
         baseline,
         compare,
@@ -33,6 +26,13 @@ def _add_commands() -> None:
     )
     from bench.cli import table as table_command
 
+    app = typer.Typer(
+        name="bench",
+        help="Which pretrained backbone, adapted how, for my data and my budget?",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
     for name, short, function in (
         ("run", "Sweep a suite, print the table, write the report.", run.run),
         ("plan", "What would run, and what is missing here.", plan.plan),
@@ -51,11 +51,12 @@ def _add_commands() -> None:
     app.add_typer(baseline.app, name="baseline", help="Runs kept as the reference of later ones.")
     app.add_typer(splits.app, name="splits", help="Which examples are train, val and test.")
     app.add_typer(store.app, name="store", help="Check the store; deliver spooled records.")
+    return app
 
 
 def main() -> None:
     """Run the command line; a `BenchError` is one message and its exit code, never a traceback."""
-    _add_commands()
+    app = make_app()
     try:
         app()
     except BenchError as error:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.datasets.parts import conflicting_request
 from bench.datasets.splits import (
     DrawnSplits,
     SplitRequest,
     allocate,
-    conflicting_request,
     count_duplicates,
     draw_splits,
 )
