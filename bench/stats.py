@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, fmean, variance
 
 from bench.errors import UsageError
@@ -63,6 +64,7 @@ def accuracy_interval(
     )
 
 
+@lru_cache(maxsize=10_000)
 def student_quantile(probability: float, freedom: float) -> float:
     """Return the quantile of Student's t distribution, to about 1e-9 relative.
 

@@ -28,9 +28,12 @@ def faults_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def environ_with_faults(**extra: str) -> dict[str, str]:
-    """Return the environment of a process that shall see the plugin and the tests."""
+    """Return the environment of a process that shall see the plugin and the tests.
+
+    Its cells need torch alone: other libraries are loaded only where ``BENCH_PRELOAD`` says so.
+    """
     paths = [str(FOLDER), str(FOLDER.parents[2])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **extra}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "BENCH_PRELOAD": "torch", **extra}
 
 
 def fault_cell(

@@ -58,6 +58,7 @@ def bench_with(
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(site), str(_ROOT))),
         "BENCH_CACHE": str(folder / "cache"),
+        "BENCH_PRELOAD": "torch",  # All that its cells need.
         **variables,
     }
     environ.pop("BENCH_STORE", None)

@@ -11,6 +11,7 @@ from bench.gate.values import GateSettings, Metric
 from bench.metrics import Floats, UnpackedPredictions
 from bench.significance import (
     PairedEffect,
+    macro_f1,
     macro_f1_replicates,
     mean_replicates,
     paired_effect,
@@ -137,11 +138,8 @@ class _Resampling:
 
     def _macro_f1(self, arrays: _Arrays) -> Quality:
         num_classes = 1 + int(max(arrays.labels.max(), *(side.max() for side in arrays.predicted)))
-        once = np.ones((len(self._weights), 1), dtype=np.float32)
-        support = sum_by_class(arrays.labels, once, num_classes)
         before, after = (
-            np.array([macro_f1_replicates(arrays.labels, seed, once, support)[0] for seed in side])
-            for side in arrays.predicted
+            np.array([macro_f1(arrays.labels, seed) for seed in side]) for side in arrays.predicted
         )
         shape = (len(before), self._weights.shape[1])
         if np.array_equal(*arrays.predicted):

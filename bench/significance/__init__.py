@@ -18,6 +18,7 @@ from bench.significance.paired import (
 from bench.significance.ranks import Ranks, better_rows, rank_ends
 from bench.significance.ratios import RatioEffect, ratio_effect, ratio_test
 from bench.significance.resampling import (
+    macro_f1,
     macro_f1_replicates,
     mean_replicates,
     resample_weights,
@@ -46,6 +47,7 @@ __all__ = [
     "fold_excess",
     "hierarchical_interval",
     "levels",
+    "macro_f1",
     "macro_f1_replicates",
     "mean_replicates",
     "outcome_spread",

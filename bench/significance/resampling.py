@@ -59,9 +59,19 @@ def sum_by_class(classes: Ints, weights: Weights, num_classes: int) -> Weights:
         return totals
     order = np.argsort(classes, kind="stable")
     ranked = classes[order]
-    starts = np.flatnonzero(np.diff(ranked, prepend=-1) > 0)
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
     totals[ranked[starts]] = np.add.reduceat(weights[order], starts, axis=0)
     return totals
+
+
+def macro_f1(labels: Ints, predicted: Ints) -> float:
+    """Return the macro-F1 of the examples themselves; see `macro_f1_replicates`."""
+    num_classes = 1 + int(max(labels.max(), predicted.max()))
+    right = np.bincount(labels[labels == predicted], minlength=num_classes)
+    counts = [np.bincount(classes, minlength=num_classes) for classes in (labels, predicted)]
+    denominator = counts[0] + counts[1]
+    occurs = denominator > 0
+    return float(np.mean(2 * right[occurs] / denominator[occurs]))
 
 
 def macro_f1_replicates(

@@ -47,18 +47,15 @@ def test_doctor_says_what_is_here(tmp_path):
     assert done.returncode == 3, done.stderr
 
 
-def test_doctor_exits_3_when_the_cache_cannot_be_written(tmp_path):
+def test_doctor_exits_3_and_names_a_cache_that_cannot_be_written_and_a_store_that_is_no_url(
+    tmp_path,
+):
     (tmp_path / "cache").write_text("a file")
-    done = run_doctor(tmp_path)
-    assert done.returncode == 3
-    assert "broken: the cache" in done.stdout
-    assert "Traceback" not in done.stderr
-
-
-def test_doctor_exits_3_when_the_store_is_no_url(tmp_path):
     done = run_doctor(tmp_path, BENCH_STORE="://")
     assert done.returncode == 3
+    assert "broken: the cache" in done.stdout
     assert "broken: '://' is not a database URL" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_says_what_the_store_holds_and_what_waits_for_it(tmp_path):

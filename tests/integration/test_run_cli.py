@@ -20,7 +20,7 @@ backbones: [{backbone}]
 datasets: [{{name: digits, train_examples: 200}}]
 strategies: [{strategies}]
 image_size: 8
-limits: {{cell_timeout: {timeout}, host_memory: 384MiB}}
+limits: {{cell_timeout: {timeout}, host_memory: 384MiB, profile_time: 0.2s}}
 """
 
 

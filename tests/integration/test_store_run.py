@@ -17,6 +17,7 @@ datasets: [{name: digits, train_examples: 200}]
 strategies: [linear_probe]
 seeds: [0, 1, 2]
 image_size: 8
+limits: {profile_time: 0.2s}
 """
 LOOSE = "accuracy=90pt,throughput=95%,latency=99%,memory=99%"
 

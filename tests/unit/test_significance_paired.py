@@ -16,6 +16,7 @@ from bench.significance import (
     Noise,
     adjust_holm,
     detectable_effect,
+    macro_f1,
     macro_f1_replicates,
     mean_replicates,
     paired_effect,
@@ -114,6 +115,8 @@ def test_macro_f1_is_scikit_learns_on_every_sample(num_classes, num_examples, se
     predicted = np.where(wrong, rng.integers(0, num_classes, num_examples), labels)
     weights = resample_weights(num_examples, 5, seed)
     support = sum_by_class(labels, weights, num_classes)
+    whole = f1_score(labels, predicted, average="macro")
+    assert macro_f1(labels, predicted) == pytest.approx(whole, abs=1e-12)
     replicates = macro_f1_replicates(labels, predicted, weights, support)
     for column in range(5):
         drawn = np.repeat(np.arange(num_examples), weights[:, column].astype(int))
