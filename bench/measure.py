@@ -24,9 +24,10 @@ from bench.spec import StrategySpec
 from bench.strategies.inputs import normalise, typical_batch
 
 _INFER_BATCH = {"cpu": 64, "cuda": 256}
-# Fields of a strategy that say when or how fast it learns, not what a step does.
+# Fields of a strategy that say when or how fast it learns, not what a step does. Its name stays:
+# strategies of equal fields may keep the statistics of batch norm, or may not.
 _NOT_OF_A_STEP = frozenset(
-    {"name", "epochs", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_fraction"}
+    {"epochs", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_fraction"}
     | {"label_smoothing", "augmentation", "mixup", "cutmix", "head_init"}
 )
 

@@ -42,7 +42,7 @@ def plan_cells(suite: Suite) -> tuple[Cell, ...]:
             "dataset": dataset,
             "strategy": strategy,
             "split_seed": suite.split_seed,
-            "image_size": dataset.image_size or suite.image_size,
+            "image_size": suite.image_size,
             "numerics": suite.numerics,
             "compile": suite.compile,
         }

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.entry_points import Plugin
 from bench.errors import BenchError
-from bench.interfaces import Located
+from bench.interfaces import Located, Missing
 from bench.spec import StrategySpec
 
 _SOURCE = ("names", "check", "locate", "load")
@@ -28,12 +29,21 @@ def _are_names(value: Any) -> bool:
     return listed and all(isinstance(name, str) for name in value)
 
 
+def _is_located(value: Any) -> bool:
+    kinds = {"files": Path, "missing": Missing, "packages": str}
+    return isinstance(value, Located) and all(
+        isinstance(held, tuple) and all(isinstance(item, kind) for item in held)
+        for held, kind in ((getattr(value, name), kind) for name, kind in kinds.items())
+    )
+
+
+_MODALITIES = ("image", "text", "audio", None)
 _DUE: Mapping[str, _Due] = {
     "names": _Due("a sequence of names", _are_names),
     "check": _Due("a sentence or None", lambda value: value is None or isinstance(value, str)),
-    "locate": _Due("a Located", lambda value: isinstance(value, Located)),
+    "locate": _Due("a Located with tuples of paths, of Missing and of names", _is_located),
     "needs_val": _Due("True or False", lambda value: isinstance(value, bool)),
-    "modality": _Due("image, text or audio", lambda value: value in ("image", "text", "audio")),
+    "modality": _Due("image, text, audio or None", lambda value: value in _MODALITIES),
 }
 """By method that is called outside of a cell, where an error would end what others do."""
 

@@ -63,7 +63,8 @@ def find_conflict(spec: DatasetSpec, defaults: Defaults | None = None) -> str | 
     if protocol:
         taken = {"folds": spec.folds, "splits": spec.splits}
         asked += [name for name, value in taken.items() if value is not None]
-        asked += ["refit: none"] if spec.refit == "none" else []
+        refit = spec.refit if spec.protocol else spec.refit or defaults.refit
+        asked += ["refit: none"] if refit == "none" else []
         if asked:
             return (
                 f"protocol: {protocol} sets train, val and refit itself, beside "

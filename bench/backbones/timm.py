@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.backbones import hub
-from bench.backbones.checks import check_choice, unknown_name
+from bench.backbones.checks import check_choice, check_fields, unknown_name
 from bench.catalogue import WeightsEntry, timm_catalogue
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing
@@ -71,6 +71,8 @@ class TimmSource:
         An architecture without pretrained weights is right when the spec says where its weights
         come from.
         """
+        if problem := check_fields(spec, "image"):
+            return problem
         name = _model_name(spec)
         if name.startswith(_LOCAL):
             if spec.checkpoint or spec.revision:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.backbones import hub
-from bench.backbones.checks import check_choice, unknown_name
+from bench.backbones.checks import check_choice, check_fields, unknown_name
 from bench.catalogue import WeightsEntry, torchvision_catalogue
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Emit, Located
@@ -40,6 +40,8 @@ class TorchvisionSource:
 
     def check(self, spec: BackboneSpec) -> str | None:
         """Return what is wrong with a spec, or None."""
+        if problem := check_fields(spec, "image"):
+            return problem
         if torchvision_catalogue().resolve(_model_name(spec)) is None:
             return unknown_name(spec.name, self.names())
         if spec.name.partition("/")[2].partition("@")[0] in _NO_LINEAR:

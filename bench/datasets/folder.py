@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.datasets.extras import READERS, missing_extra
 from bench.datasets.parts import conflicting_request
+from bench.datasets.places import named_place
 from bench.datasets.raw import assemble_dataset, refuse_corrupt
 from bench.datasets.tree import Tree, find_modality, scan_tree
 from bench.errors import DatasetError
@@ -87,4 +88,4 @@ def _listed_files(tree: Tree, part: str) -> list[ImageFile]:
 
 
 def _root(spec: DatasetSpec) -> Path:
-    return Path(spec.name.partition(":")[2]).expanduser()
+    return Path(named_place(spec.name, "folder:", "folder:~/photos")).expanduser()

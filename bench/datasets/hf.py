@@ -86,9 +86,10 @@ class HubDataSource:
         if path is None:
             assert isinstance(place, Repository)
             lack = place.missing()
-            # How large the first examples of a stream are is told by nobody.
-            missing = lack if spec.streaming is None else replace(lack, origin=None)
-            return Located(missing=(missing,), packages=_PACKAGES)
+            if spec.streaming is not None:
+                # How large the first examples of a stream are is told by nobody.
+                lack = replace(lack, what=_describe_stream(spec), origin=None)
+            return Located(missing=(lack,), packages=_PACKAGES)
         return Located(files=files_below(path), packages=_PACKAGES)
 
     def fetch(self, spec: DatasetSpec, emit: Emit) -> None:
@@ -124,6 +125,11 @@ class HubDataSource:
         corrupt |= unreadable
         refuse_corrupt(spec.name, corrupt, total, spec.max_corrupt_fraction)
         return assemble_dataset(spec.name, class_names, examples, corrupt=list(corrupt))
+
+
+def _describe_stream(spec: DatasetSpec) -> str:
+    config = f", {spec.config}" if spec.config else ""
+    return f"first {spec.streaming} examples of each split of {spec.name}{config}"
 
 
 @dataclass(frozen=True)

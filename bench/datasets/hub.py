@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.places import named_place
 from bench.environment import find_snapshot, hub_cache_dir, is_offline
 from bench.errors import DatasetError
 from bench.interfaces import Emit, HubFiles, Missing
@@ -117,7 +118,7 @@ def find_place(spec: DatasetSpec) -> Path | Repository:
     Raises:
         DatasetError: It is neither, or a path that does not exist.
     """
-    place = spec.name.partition("/")[2]
+    place = named_place(spec.name, "hf/", "hf/owner/name or hf/~/data")
     if place.startswith(("/", "~", ".")):
         path = Path(place).expanduser()
         if not path.exists():

@@ -14,6 +14,7 @@ from bench.datasets.columns import (
     table_format,
 )
 from bench.datasets.parts import PART_NAMES
+from bench.datasets.places import named_place
 from bench.errors import DatasetError
 from bench.interfaces import Modality
 from bench.spec import DatasetSpec
@@ -58,7 +59,7 @@ def find_layout(spec: DatasetSpec) -> TableLayout:
     Raises:
         DatasetError: A file or column is not there, or cannot be told from others.
     """
-    path = Path(spec.name.partition(":")[2]).expanduser()
+    path = Path(named_place(spec.name, "table:", "table:~/data/reviews.csv")).expanduser()
     files = _folder_parts(path, spec) if path.is_dir() else _file_parts(path, spec)
     root = path if path.is_dir() else path.parent
     names = read_column_names(files["train"])
@@ -87,6 +88,8 @@ def conflicting_selectors(spec: DatasetSpec) -> str | None:
         return f"{' and '.join(inputs)} each name the input's column: keep one of them"
     if spec.split and (spec.val or spec.test):
         return "split and separate files both say which part a row belongs to: keep one of them"
+    if spec.val and spec.val == spec.test:
+        return f"'{spec.val}' is named for both val and test. Give each its own"
     return None
 
 
@@ -114,7 +117,10 @@ def _holds_bytes(file: Path, column: str) -> bool:
     from pyarrow import types
 
     kind = read_parquet_schema(file).field(column).type
-    return bool(types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    forms = (types.is_struct, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(is_form(kind) for is_form in (*forms, types.is_binary_view))
 
 
 def _file_parts(path: Path, spec: DatasetSpec) -> dict[str, Path]:

@@ -92,11 +92,18 @@ class SplitFile(Frozen):
         )
 
     def require_folds(self, path: Path, seed: int, folds: int) -> None:
-        """Refuse folds of a seed that are not all there, or that test an example twice.
+        """Refuse folds of a seed that are not just these, or that test an example twice.
 
         Raises:
-            DatasetError: A fold is missing, or an id is in the test splits of two of them.
+            DatasetError: A fold is missing or one more is there, or an id is in the test splits of
+                two of them.
         """
+        held = {draw.fold for draw in self.draws if draw.seed in (None, seed)}
+        if more := sorted(fold for fold in held if fold is not None and fold >= folds):
+            raise DatasetError(
+                f"{path} has fold {more[-1]} of seed {seed} too, counted from 0, and the suite has "
+                f"folds: {folds}. Set folds to what the file holds."
+            )
         tested: dict[str, int] = {}
         for fold in range(folds):
             for id_ in self.draw_of(path, seed, fold).test:

@@ -9,7 +9,8 @@ The protocol, where the source or the request leaves a choice open:
 - ``folds: k`` parts train and val of the source into k stratified folds, drawn from the split seed
   alone. A cell is tested on one of them and trains on the others, of which val is 20% again. A
   source with a test part of its own is refused: it has what folds are for.
-- For one seed the few are among the many: 5 shots hold the 1 shot, and so on.
+- For one seed the few are among the many: 5 shots hold the 1 shot, and so on. Of ``train_examples``
+  the fewer are so up to a few examples, where rounding gives a class one less of more.
 - Train does not depend on whether a strategy needs val, so that strategies compare on equal data.
 - Every class has an example in train and in test. A class without one is an error that names it.
 - Sizes are exact: largest remainders decide which classes get the odd examples.

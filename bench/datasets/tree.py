@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +87,15 @@ def _part_folders(root: Path) -> dict[str, Path]:
     names = [entry.name for entry in _folders(root)]
     splits = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
     others = [name for name in names if name not in splits]
-    if len(splits) < 2 and (others or list(splits.values()) != ["train"]):
+    strange = _siblings_alike(root, next(iter(splits)), others) if len(splits) == 1 else []
+    if len(splits) < 2 and (others or list(splits.values()) != ["train"]) and not strange:
         return {"train": root}
+    if strange:
+        raise DatasetError(
+            f"{root}: {', '.join((*splits, *strange))} hold folders of the same names, so they "
+            f"look like splits, and '{strange[0]}' is no split's name. Rename it to one of "
+            f"{', '.join(PART_NAMES)}; where they are classes, put their files into them directly."
+        )
     if others:
         raise DatasetError(
             f"{root} holds split folders ({', '.join(splits)}) beside others "
@@ -104,6 +111,14 @@ def _part_folders(root: Path) -> dict[str, Path]:
             )
         parts[part] = root / name
     return parts
+
+
+def _siblings_alike(root: Path, split: str, others: Sequence[str]) -> list[str]:
+    """Return the folders beside a split's that hold nothing but folders, some of its names."""
+    inner = {entry.name for entry in _folders(root / split)}
+    if not inner or any(_modality(entry.name) for entry in _entries(root / split)):
+        return []
+    return [name for name in others if inner & {entry.name for entry in _folders(root / name)}]
 
 
 def _check_classes(folder: Path, class_names: tuple[str, ...]) -> None:

@@ -105,7 +105,8 @@ class Cell(Frozen):
     """One backbone x dataset x strategy x seed, fully resolved: all that a child needs to know.
 
     Attributes:
-        image_size: Height and width in pixels; None is the backbone's own.
+        image_size: Height and width in pixels; None is the backbone's own. The dataset's own is
+            kept here alone.
         compile: Whether compiled passes are tried too.
         fold: Which of the dataset's folds is tested on, from 0; None where it has none.
     """
@@ -120,6 +121,21 @@ class Cell(Frozen):
     numerics: Numerics = Numerics.AUTO
     compile: bool = False
     fold: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, data: Any) -> Any:
+        """Keep the dataset's own size as the cell's: one size given in two places is one cell."""
+        if not isinstance(data, dict):
+            return data
+        dataset = data.get("dataset")
+        if isinstance(dataset, DatasetSpec) and dataset.image_size is not None:
+            without: Any = dataset.model_copy(update={"image_size": None})
+            return {**data, "dataset": without, "image_size": dataset.image_size}
+        if isinstance(dataset, dict) and dataset.get("image_size") is not None:
+            without = {key: value for key, value in dataset.items() if key != "image_size"}
+            return {**data, "dataset": without, "image_size": dataset["image_size"]}
+        return data
 
     @model_serializer(mode="wrap")
     def _without_no_fold(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -181,9 +181,10 @@ class FrozenClassifier(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What decides the cost of the head: its class and the shapes of what it holds."""
+        """What decides the cost of the head: its class, what it says of it, the shapes it holds."""
         held = [tuple(value.shape) for value in self.head.state_dict().values()]
-        return f"{type(self.head).__name__} {held}"
+        own = getattr(self.head, "cost", "")
+        return f"{type(self.head).__name__}{own and f' {own}'} {held}"
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits, shape (B, K), float32; the head is in float32 under any autocast."""

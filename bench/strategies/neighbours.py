@@ -104,6 +104,11 @@ class NeighbourHead(nn.Module):
         self.temperature = temperature
         self.scale = 1.0
 
+    @property
+    def cost(self) -> str:
+        """What decides the cost, beside the stored features."""
+        return f"k={min(self.k, len(self.get_buffer('keys')))}"
+
     def forward(self, features: Tensor) -> Tensor:
         """Return calibrated log shares."""
         keys, labels = self.get_buffer("keys"), self.get_buffer("labels")

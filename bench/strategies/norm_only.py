@@ -65,11 +65,12 @@ class NormOnly(SteppingStrategy):
 def norm_names(module: nn.Module) -> tuple[str, ...]:
     """Return the names of scale and shift of every normalisation layer, in order.
 
-    The layers are known by their class's name, since libraries have norms of their own.
+    The layers are known by their class's name, since libraries have norms of their own; blocks that
+    are free of norms say so in theirs.
     """
     return tuple(
         f"{path}.{name}" if path else name
         for path, part in module.named_modules()
-        if "norm" in type(part).__name__.lower()
+        if "norm" in type(part).__name__.lower().replace("normfree", "")
         for name, _ in part.named_parameters(recurse=False)
     )

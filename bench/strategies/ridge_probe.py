@@ -79,9 +79,9 @@ class RidgeProbe:
                 train.features, train.labels, task.num_classes, standardize=spec.standardize
             )
             if val is None:
-                choice = take_only(
-                    settings, frozen, lambda: fit.held_out(path[0]), _SCALE / fit.spread(path[0])
-                )
+                # Features that are all alike give scores without a spread, and any scale will do.
+                fallback = _SCALE / (fit.spread(path[0]) or 1.0)
+                choice = take_only(settings, frozen, lambda: fit.held_out(path[0]), fallback)
             else:
                 projected = fit.project(val.features)
                 choice = choose_on_val(

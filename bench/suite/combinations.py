@@ -50,12 +50,11 @@ class Combinations:
     def kept(self) -> Iterator[Kept]:
         """Yield every combination that no exclude matches and whose parts go together."""
         rules = [rule for _, rule in self.exclude]
-        variants = [spec for _, spec in self.variants()]
-        held = {spec.name: registry.dataset_modality(spec) for spec in variants}
+        held = [(spec, registry.dataset_modality(spec)) for _, spec in self.variants()]
         for backbone in self.backbones:
             taken = registry.backbone_modality(backbone.spec)
-            for dataset in variants:
-                if not registry.are_alike(taken, held[dataset.name]):
+            for dataset, modality in held:
+                if not registry.are_alike(taken, modality):
                     continue
                 for strategy in self.strategies:
                     axes = (backbone.spec, dataset, strategy.spec)

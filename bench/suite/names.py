@@ -99,6 +99,8 @@ def _items(document: Document, section: str) -> Iterator[tuple[Keys, Any]]:
 
 
 def _strategy_model(name: Any) -> type[StrategySpec]:
+    if isinstance(name, bool):
+        name = str(name).lower()  # As a field of text reads it.
     if not isinstance(name, str):
         return StrategySpec
     known = registry.registered("strategies")
@@ -117,7 +119,7 @@ def _resolve(axis: Axis[S], spec: S, document: Document, keys: Keys) -> list[Ent
     names = source.names()
     if names and is_glob(spec.name) and spec.name not in names:
         return _expand(axis, spec, names, document, keys)
-    if names and not _is_known(spec.name, names) and not _brings_weights(spec):
+    if names and not _is_known(spec, names) and not _brings_weights(spec):
         # A source may know the name as one of something that it does not offer.
         raise BenchError(source.check(spec) or _unknown_name(axis, spec.name, names))
     problem = source.check(spec)
@@ -137,13 +139,16 @@ def _check_selectors(spec: BackboneSpec | DatasetSpec, source: Any) -> None:
             raise BenchError(f"dataset '{spec.name}' has no use for '{key}'. {known}")
 
 
-def _is_known(name: str, names: Sequence[str]) -> bool:
-    """Return whether a name is listed, whole or without its tag (`resnet50` for `resnet50.a1`).
+def _is_known(spec: BackboneSpec | DatasetSpec, names: Sequence[str]) -> bool:
+    """Return whether a name is listed; a backbone's also without its tag: `resnet50` of `.a1_in1k`.
 
-    A colon marks a place (`timm/local-dir:…`), which the source itself checks.
+    A colon marks a place of weights (`timm/local-dir:…`), which the source itself checks.
     """
+    name = spec.name
+    if name in names or isinstance(spec, DatasetSpec):
+        return name in names
     tagged = (f"{name}.", f"{name}@")
-    return ":" in name or name in names or any(known.startswith(tagged) for known in names)
+    return ":" in name or any(known.startswith(tagged) for known in names)
 
 
 def _brings_weights(spec: BackboneSpec | DatasetSpec) -> bool:

@@ -50,23 +50,21 @@ def _texts(cell: Cell, dumped: dict[int, str]) -> tuple[str, str, str]:
         cell: Its suite and seed play no part.
         dumped: Text by the id of a spec: cells of one store or suite share theirs.
     """
-    size = cell.dataset.image_size or cell.image_size
     specs = cell.backbone, cell.dataset, cell.strategy
     for spec in specs:
         if id(spec) not in dumped:
-            hidden = {"image_size"} if spec is cell.dataset else None
-            dumped[id(spec)] = spec.model_dump_json(exclude=hidden)
+            dumped[id(spec)] = spec.model_dump_json()
     backbone, dataset, strategy = (dumped[id(spec)] for spec in specs)
     return (
         backbone,
-        f"{dataset} {size} {cell.split_seed}",
+        f"{dataset} {cell.image_size} {cell.split_seed}",
         f"{strategy} {cell.numerics.value} {cell.compile}",
     )
 
 
 def _axes(cell: Cell) -> tuple[_Axis, _Axis, _Axis]:
     dataset = cell.dataset.model_dump(mode="json")
-    dataset["image_size"] = cell.dataset.image_size or cell.image_size
+    dataset["image_size"] = cell.image_size
     dataset["split_seed"] = cell.split_seed
     strategy = cell.strategy.model_dump(mode="json")
     strategy |= {"numerics": cell.numerics.value, "compile": cell.compile}

@@ -135,14 +135,16 @@ def summarise(records: Iterable[RecordSummary]) -> list[Row]:
     labels then say in what they differ.
 
     Args:
-        records: Of one or several suites and runs, one per cell.
+        records: Of one or several suites and runs. Of a cell that is there twice, as under the key
+            of an older version, the later one counts.
     """
     known = list(records)
     labels = label_cells(record.cell for record in known)
-    groups: dict[tuple[int, str, Labels], list[RecordSummary]] = {}
+    cells: dict[tuple[int, str, Labels], dict[tuple[int, int | None], RecordSummary]] = {}
     for record, names in zip(known, labels, strict=True):
-        group = (record.run_id, record.cell.suite, names)
-        groups.setdefault(group, []).append(record)
+        own = cells.setdefault((record.run_id, record.cell.suite, names), {})
+        own[record.cell.seed, record.cell.fold] = record
+    groups = {names: list(own.values()) for names, own in cells.items()}
     rows = [_row(names, group) for (_, _, names), group in groups.items()]
     return sorted(_ranked(rows, list(groups.values())), key=_order)
 

@@ -69,7 +69,7 @@ def test_a_cell_that_is_ended_while_it_compiles_takes_its_compiler_along(
         run_scope="scope",
         request_key="request",
         cache_dir=str(tmp_path / "cache"),
-        limits=Limits(cell_timeout=20),
+        limits=Limits(cell_timeout=30),
     )
     target = f"{__name__}:{compile_something.__name__}"
     with LocalExecutor(target=target, preload_modules=()) as executor:

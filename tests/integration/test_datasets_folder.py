@@ -313,6 +313,10 @@ def _make(root: Path, *folders: str) -> None:
             ("train/a", "train/b", "test/a", "extra"),
             "split folders (test, train) beside others (extra)",
         ),
+        (
+            ("train/a", "train/b", "eval/a", "eval/b"),
+            "train, eval hold folders of the same names, so they look like splits, and 'eval'",
+        ),
     ],
 )
 def test_an_unusable_layout_is_one_clear_message(
@@ -343,6 +347,12 @@ def test_empty_class_folders_missing_folders_and_files_are_told(tmp_path: Path) 
     assert check(tmp_path) == ""
     assert "does not exist. Give the folder" in check(tmp_path / "no")
     assert "is not a folder" in check(tmp_path / "cat" / "000.jpg")
+
+
+@pytest.mark.parametrize("name", ["folder/photos", "folder:", "folder: "])
+def test_a_name_that_is_no_place_is_refused(name: str) -> None:
+    said = "names no place: write folder: and a place, as folder:~/photos."
+    assert said in (FolderSource().check(DatasetSpec(name=name)) or "")
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

@@ -319,6 +319,25 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, cache: ArtifactCach
     )
 
 
+def test_streams_of_other_lengths_and_configurations_are_downloads_of_their_own() -> None:
+    chosen = ({"config": "a"}, {"config": "b"}, {"config": "a", "streaming": 500})
+    lacks = {
+        SOURCE.locate(spec_of("someone/absent", **({"streaming": 100} | fields))).missing
+        for fields in chosen
+    }
+    assert [lack.what for (lack,) in sorted(lacks, key=str)] == [
+        "first 100 examples of each split of hf/someone/absent, a",
+        "first 100 examples of each split of hf/someone/absent, b",
+        "first 500 examples of each split of hf/someone/absent, a",
+    ]
+
+
+@pytest.mark.parametrize("name", ["hf:owner/name", "hf/", "hf/ "])
+def test_a_name_without_a_place_after_the_slash_is_refused(name: str) -> None:
+    problem = SOURCE.check(DatasetSpec(name=name))
+    assert problem is not None and "names no place: write hf/ and a place" in problem
+
+
 def test_no_code_of_a_dataset_is_run(tmp_path: Path, cache: ArtifactCache) -> None:
     folder = tmp_path / "scripted"
     folder.mkdir()
@@ -351,6 +370,7 @@ def test_a_stream_gives_the_first_examples_of_each_split_and_is_read_once(
         ("/no/where", {}, "/no/where does not exist. Give a folder or file of data, or owner/name"),
         ("a/b/c", {}, "'a/b/c' is no dataset of the hub by its name, which is owner/name; a path"),
         ("/", {"revision": "v1"}, "revision is for datasets on the hub, and 'hf//' is a path"),
+        ("a/b", {"val": "dev", "test": "dev"}, "'dev' is named for both val and test. Give each"),
         ("a/b", {"text": "x", "image": "y"}, "text and image each name the input's column"),
     ],
 )

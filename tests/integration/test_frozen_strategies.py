@@ -346,6 +346,6 @@ def test_heads_of_other_sizes_do_not_share_a_profile() -> None:
         classifier = adapt(make_spec(), make_task(num_train=num_train, num_val=None)).classifier
         return str(getattr(classifier, "kind", ""))
 
-    assert kind(12, lambda: FIXED[0]) == "NeighbourHead [(12, 16), (12,)]"
-    assert kind(24, lambda: FIXED[0]) == "NeighbourHead [(24, 16), (24,)]"
+    assert kind(12, lambda: FIXED[0]) == f"NeighbourHead k={FIXED[0].k} [(12, 16), (12,)]"
+    assert kind(24, lambda: FIXED[0]) == f"NeighbourHead k={FIXED[0].k} [(24, 16), (24,)]"
     assert kind(12, lambda: FIXED[2]) == "Linear [(3, 16), (3,)]"

@@ -110,6 +110,12 @@ def test_the_norms_are_all_of_them_with_scale_and_shift(build, kinds) -> None:
     assert count(module, names) == 2 * sum(part.weight.numel() for part in expected.values())
 
 
+def test_a_network_that_is_free_of_norms_has_none() -> None:
+    module = timm.create_model("dm_nfnet_f0", num_classes=0, depths=(1, 1, 1, 1))
+    assert any("NormFree" in type(part).__name__ for part in module.modules())
+    assert norm_names(module) == ()
+
+
 def test_norms_of_other_makes_count_and_those_without_parameters_do_not() -> None:
     class OwnRMSNorm(nn.Module):
         def __init__(self) -> None:

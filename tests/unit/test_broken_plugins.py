@@ -188,6 +188,22 @@ def test_a_source_that_cannot_say_its_files_is_named(site):
         survey.request_key(cell)
 
 
+def test_a_source_that_lists_its_files_in_another_form_is_named(site):
+    module = source(names="return ()", locate="return Located(missing=['x'])")
+    module = f"from bench.interfaces import Located\n{module}"
+    points = "[bench.backbones]\nbroken = broken:Thing\n"
+    write_plugin(site, "bench-broken", points=points, modules={"broken": module})
+    with pytest.raises(BenchError, match=r"expected a Located with tuples of paths, of Missing"):
+        survey.request_key(make_cell(backbone="broken/one"))
+
+
+def test_a_source_that_does_not_know_its_modality_yet_may_say_so(site):
+    module = source(names="return ()", modality="return None")
+    points = "[bench.backbones]\nbroken = broken:Thing\n"
+    write_plugin(site, "bench-broken", points=points, modules={"broken": module})
+    assert registry.backbone_modality(make_cell(backbone="broken/one").backbone) is None
+
+
 def test_a_source_of_another_prefix_is_refused(site):
     points = "[bench.datasets]\nother = sound:Bin\n"
     write_plugin(site, "bench-sound", points=points, modules={"sound": SOUND})

@@ -139,3 +139,16 @@ def test_fields_of_texts_are_no_part_of_a_backbone_that_does_not_set_them() -> N
     }
     dumped = BackboneSpec(name="packaged/minilm-l6", max_tokens=64, pooling="cls").model_dump()
     assert (dumped["max_tokens"], dumped["pooling"]) == (64, "cls")
+
+
+def test_one_table_used_for_its_images_and_for_its_texts_is_two_datasets(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("file,text,label\na.png,hello,x\nb.png,bye,y\n")
+    names = ["{name: 'table:%s/r.csv', image: file}", "{name: 'table:%s/r.csv', text: text}"]
+    for first, second in (names, names[::-1]):
+        datasets = f"[{first % tmp_path}, {second % tmp_path}]"
+        text = (
+            "name: both\nbackbones: [plain/pixels, packaged/minilm-l6]\n"
+            f"datasets: {datasets}\nstrategies: [full]\n"
+        )
+        (problem,) = problems(tmp_path, text)
+        assert "'plain/pixels' has nothing to train" in problem

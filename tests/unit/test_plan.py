@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -113,6 +114,15 @@ def test_the_size_of_a_dataset_wins_over_the_size_of_the_suite():
         ("digits", 32),
         ("mnist-5k", 64),
     }
+
+
+def test_a_size_is_one_cell_whether_the_dataset_or_the_suite_gives_it():
+    (own,) = plan_cells(make_suite(datasets=[DatasetSpec(name="digits", image_size=16)]))[:1]
+    (whole,) = plan_cells(make_suite(datasets=[DatasetSpec(name="digits")], image_size=16))[:1]
+    assert own == whole and own.image_size == 16 and own.canonical() == whole.canonical()
+    stored = json.loads(whole.model_dump_json())
+    stored |= {"dataset": {"name": "digits", "image_size": 16}, "image_size": 16}
+    assert Cell.model_validate_json(json.dumps(stored)).canonical() == whole.canonical()
 
 
 def test_without_any_size_the_backbone_decides():

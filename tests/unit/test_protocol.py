@@ -116,6 +116,8 @@ SPLITS = "splits says which examples are train, so {} has nothing to draw: keep 
             {},
             VTAB.format("folds and refit: none"),
         ),
+        ({}, {"protocol": "vtab-1k", "refit": "none"}, VTAB.format("refit: none")),
+        ({"protocol": "vtab-1k"}, {"refit": "none"}, None),
         ({"splits": "a.json"}, {"protocol": "vtab-1k"}, VTAB.format("splits")),
         ({"splits": "a.json", "shots": 5}, {}, SPLITS.format("shots")),
         ({"splits": "a.json", "train_examples": 5}, {}, SPLITS.format("train_examples")),

@@ -138,6 +138,12 @@ def test_the_draw_of_the_seed_and_fold_is_taken(tmp_path: Path) -> None:
             "test split of one fold.",
         ),
         (
+            {"draws": [{"fold": fold, **GOOD} for fold in range(3)]},
+            {"folds": 2},
+            "toy (2 folds): FILE has fold 2 of seed 0 too, counted from 0, and the suite has "
+            "folds: 2. Set folds to what the file holds.",
+        ),
+        (
             {"draws": [{"fold": 0, **GOOD}]},
             {"folds": 2},
             "toy (2 folds): FILE has no draw for seed 0, fold 1, only for every seed, fold 0. "

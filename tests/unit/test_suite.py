@@ -194,6 +194,16 @@ def test_names_that_cannot_be_listed_are_left_to_their_source(suite):
             "torchvision.",
         ),
         (
+            "datasets: ['digits:train']",
+            "datasets",
+            "s.yaml:4: unknown dataset 'digits:train'. Did you mean 'digits'? ",
+        ),
+        (
+            "strategies: [{name: true}]",
+            "strategies",
+            "s.yaml:4: unknown strategy 'true'. Known: ",
+        ),
+        (
             "datasets: [{name: digits, label: stars}]",
             "datasets",
             "s.yaml:4: dataset 'digits' has no use for 'label'. Remove it.",

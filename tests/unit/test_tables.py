@@ -149,6 +149,12 @@ def test_variants_of_one_strategy_are_rows_that_say_in_what_they_differ():
     }
 
 
+def test_a_seed_that_is_there_twice_counts_once_as_it_was_last():
+    first, last = make_record(accuracy=0.5), make_record(accuracy=0.75)
+    (row,) = summarise([first, last])
+    assert (row.num_seeds, row.test_accuracy) == (1, 0.75)
+
+
 def test_cells_of_two_image_sizes_are_two_datasets():
     record = make_record()
     larger = record.model_copy(update={"cell": record.cell.model_copy(update={"image_size": 96})})
