@@ -30,11 +30,16 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"}
     | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
-_SENTENCE_POOLINGS: dict[str, Pooling] = {
+_POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_OLD_FLAGS = {
     "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
+"""What older versions of sentence-transformers wrote, and what newer ones call each of them."""
 
 
 def load_text_backbone(
@@ -51,14 +56,14 @@ def load_text_backbone(
 
     Raises:
         WeightsMismatchError: Tensors that did not load, by name.
-        BackboneError: No text encoder or decoder, no tokenizer, or more tokens than it takes.
+        BackboneError: No text encoder or decoder, no tokenizer, a pooling of its own that is not
+            known here, or more tokens than it takes.
     """
     tokenizer = load_tokenizer(folder, name=spec.name, trust_remote_code=spec.trust_remote_code)
     model, unloaded = load_hub_model(spec, folder, seed=seed)
     config: Any = model.config
     _check_kind(spec, model)
-    own = _own_pooling(folder) or default_pooling(config.model_type)
-    pooling: Pooling = spec.pooling or own
+    pooling = spec.pooling or _own_pooling(spec, folder) or default_pooling(config.model_type)
     drop_pooler(model, unloaded, name=spec.name)
     config.use_cache = False
     module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
@@ -108,10 +113,24 @@ def _check_kind(spec: BackboneSpec, model: Any) -> None:
         raise BackboneError(f"{spec.name}: takes {model.main_input_name}, not texts.")
 
 
-def _own_pooling(folder: Path) -> Pooling | None:
-    """Return the pooling that the model was trained with, where the folder says so."""
+def _own_pooling(spec: BackboneSpec, folder: Path) -> Pooling | None:
+    """Return the pooling that the model was trained with, where the folder says so.
+
+    Raises:
+        BackboneError: It is one that is not known here, or several at once.
+    """
     config = read_json(folder / POOLING)
-    return next((how for key, how in _SENTENCE_POOLINGS.items() if config.get(key)), None)
+    told = config.get("pooling_mode", [name for key, name in _OLD_FLAGS.items() if config.get(key)])
+    modes = [told] if isinstance(told, str) else list(told)
+    if not modes:
+        return None
+    if len(modes) > 1 or modes[0] not in _POOLINGS:
+        raise BackboneError(
+            f"{spec.name}: {POOLING} asks for pooling {' + '.join(map(str, modes))}, which is not "
+            "known here. Give one of pooling: cls, mean, last; features are then not those that "
+            "the model was trained for."
+        )
+    return _POOLINGS[modes[0]]
 
 
 def _pad_token(config: Any, tokenizer: Any) -> int:

@@ -86,6 +86,50 @@ def test_a_sentence_models_own_pooling_and_length_hold(tmp_path: Path) -> None:
     assert (preprocessing.pooling, preprocessing.max_tokens) == ("mean", 20)
 
 
+def save_sentence_model(folder: Path, pooling: dict[str, object]) -> Path:
+    save_text_model(folder, "bert")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("mean", "mean"),
+        (["mean"], "mean"),
+        ("cls", "cls"),
+        ("lasttoken", "last"),
+    ],
+)
+def test_pooling_is_read_as_newer_sentence_transformers_write_it(
+    tmp_path: Path, told: object, expected: str
+) -> None:
+    config = {"embedding_dimension": 32, "pooling_mode": told, "include_prompt": True}
+    folder = save_sentence_model(tmp_path / "m", config)
+    preprocessing = load_text_backbone(folder).preprocessing
+    assert isinstance(preprocessing, TextPreprocessing) and preprocessing.pooling == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode": ["mean", "max"]}, r"mean \+ max"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls \+ mean"),
+    ],
+)
+def test_a_pooling_that_is_not_known_has_to_be_chosen(
+    tmp_path: Path, config: dict[str, object], named: str
+) -> None:
+    folder = save_sentence_model(tmp_path / "m", config)
+    with pytest.raises(BackboneError, match=rf"asks for pooling {named}, .* pooling: cls, mean, l"):
+        load_text_backbone(folder)
+    preprocessing = load_text_backbone(folder, pooling="last").preprocessing
+    assert isinstance(preprocessing, TextPreprocessing) and preprocessing.pooling == "last"
+
+
 @pytest.mark.parametrize(("kind", "limit"), [("bert", 64), ("roberta", 63), ("gpt2", 64)])
 def test_a_text_is_cut_to_what_the_model_takes_and_runs_at_that_length(
     folders: dict[str, Path], kind: str, limit: int
