@@ -54,6 +54,8 @@ def load_hub_model(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a folder and the names of its poolers' tensors that did not load.
 
+    Weights are float32, loaded or drawn, whatever the configuration says.
+
     Args:
         spec: Names the backbone and allows remote code.
         folder: Configuration and weights.
@@ -66,12 +68,13 @@ def load_hub_model(
     """
     from transformers import AutoConfig, AutoModel
 
-    common = {"local_files_only": True, "trust_remote_code": spec.trust_remote_code}
+    remote = {"trust_remote_code": spec.trust_remote_code}
+    common = {"local_files_only": True, **remote}
     try:
         if seed is not None:
             config = AutoConfig.from_pretrained(folder, **common)
             with seeded(seed):
-                return AutoModel.from_config(config, trust_remote_code=spec.trust_remote_code), ()
+                return AutoModel.from_config(config, dtype="float32", **remote), ()
         with _quiet():
             model, loading = AutoModel.from_pretrained(
                 folder, output_loading_info=True, dtype="float32", **common

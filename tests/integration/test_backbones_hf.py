@@ -246,6 +246,16 @@ def test_a_checkpoint_folder_stands_for_the_repository(tmp_path: Path) -> None:
         SOURCE.load(spec, image_size=None, seed=0)
 
 
+def test_weights_saved_in_half_precision_are_whole_loaded_or_drawn(tmp_path: Path) -> None:
+    vision = {**TINY, "model_type": "clip_vision_model"}
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=vision)
+    folder = save(tmp_path / "x", transformers.CLIPModel(config).to(torch.bfloat16))
+    for weights in ("pretrained", "random"):
+        spec = BackboneSpec(name=f"hf/{folder}", weights=weights)
+        module = SOURCE.load(spec, image_size=None, seed=0).module
+        assert {tensor.dtype for tensor in module.parameters()} == {torch.float32}, weights
+
+
 def test_without_a_processor_the_suite_must_say_it_all(tmp_path: Path) -> None:
     folder = save(tmp_path / "x", vit_classifier())
     (folder / "preprocessor_config.json").unlink()
