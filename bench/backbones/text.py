@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bench.backbones.assemble import Parts, assemble
@@ -66,6 +67,7 @@ def load_text_backbone(
     pooling = spec.pooling or _own_pooling(spec, folder) or default_pooling(config.model_type)
     drop_pooler(model, unloaded, name=spec.name)
     config.use_cache = False
+    _stand_in_for_pooler(model.eval())
     module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
     digest = digest_tokenizer(tokenizer, folder)
     max_tokens = _max_tokens(spec, _model_limit(folder, config, tokenizer))
@@ -101,6 +103,23 @@ def drop_pooler(model: nn.Module, unloaded: Sequence[str], *, name: str) -> None
             f"{name}: some of its weights were never loaded: {', '.join(left)}. Use a checkpoint "
             "that holds them."
         )
+
+
+@torch.inference_mode()
+def _stand_in_for_pooler(model: Any) -> None:
+    """Put a pooler without parameters where the forward pass does not ask whether there is one.
+
+    Models that do ask (BERT) keep none: the modules of a model are part of what it is known by.
+    """
+    if not hasattr(model, "pooler") or model.pooler is not None:
+        return
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64))
+    except TypeError:
+        model.register_module("pooler", nn.Identity())
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        # Of something else: the trial of the whole backbone tells it.
+        return
 
 
 def _check_kind(spec: BackboneSpec, model: Any) -> None:

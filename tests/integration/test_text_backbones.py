@@ -18,7 +18,7 @@ from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingErro
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
-from tests.texts import load_text_backbone, make_texts, save_text_model
+from tests.texts import load_text_backbone, make_texts, save_text_model, train_tokenizer
 
 SOURCE = HubSource()
 KINDS = ("bert", "roberta", "gpt2")
@@ -255,6 +255,47 @@ def test_a_pooler_without_weights_elsewhere_in_the_model_is_an_error() -> None:
     drop_pooler(model, ["pooler.weight"], name="x")
     with pytest.raises(BackboneError, match=r"never loaded: tower\.pooler\.dense\.bias"):
         drop_pooler(model, ["tower.pooler.dense.bias"], name="x")
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 500,
+    "max_position_embeddings": 66,
+    "pad_token_id": 0,
+}
+
+
+def save_encoder(folder: Path, config: transformers.PreTrainedConfig) -> Path:
+    """Write a tiny encoder of some kind, and the tokenizer of the others beside it."""
+    transformers.utils.logging.disable_progress_bar()
+    train_tokenizer("bert").save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.SqueezeBertConfig(**SMALL, embedding_size=32),
+        transformers.LayoutLMConfig(**SMALL),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_that_always_calls_its_pooler_runs_without_its_weights(
+    tmp_path: Path, config: transformers.PreTrainedConfig
+) -> None:
+    folder = save_encoder(tmp_path / "m", config)
+    backbone = load_text_backbone(folder)
+    assert not [name for name, _ in backbone.module.named_parameters() if "pooler" in name]
+    with torch.inference_mode():
+        features = backbone.module(batch_of(backbone, TEXTS[:3]))
+    expected = [plain_features(folder, text, "cls") for text in TEXTS[:3]]
+    torch.testing.assert_close(features, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
