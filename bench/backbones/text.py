@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.backbones.assemble import Parts, assemble
+from bench.backbones.assemble import TRIAL_FAILURES, TRIAL_TEXTS, Parts, assemble
 from bench.backbones.hub_features import load_hub_model
 from bench.backbones.hub_kind import POOLING, SENTENCES, read_json
+from bench.backbones.lengths import padding_leaks
 from bench.backbones.stages import hub_stages
 from bench.backbones.text_features import Pooling, TextFeatures, default_pooling
 from bench.backbones.tokens import digest_tokenizer, load_tokenizer, make_encoder
 from bench.errors import BackboneError
-from bench.interfaces import Backbone
+from bench.interfaces import TOKEN_PADDING, Backbone, RowEncoder
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
 
@@ -71,6 +72,8 @@ def load_text_backbone(
     module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
     digest = digest_tokenizer(tokenizer, folder)
     max_tokens = _max_tokens(spec, _model_limit(folder, config, tokenizer))
+    encoder = make_encoder(tokenizer, max_tokens, digest)
+    module.pads = _pads(module, encoder)
     parts = Parts(
         module=module,
         own=TextPreprocessing(max_tokens=max_tokens, pooling=pooling, tokenizer=digest),
@@ -78,7 +81,7 @@ def load_text_backbone(
         source=source,
         licence=licence,
         modality="text",
-        encoder=make_encoder(tokenizer, max_tokens, digest),
+        encoder=encoder,
     )
     return assemble(spec, parts, image_size=None)
 
@@ -117,9 +120,19 @@ def _stand_in_for_pooler(model: Any) -> None:
         model(input_ids=torch.zeros(1, 1, dtype=torch.int64))
     except TypeError:
         model.register_module("pooler", nn.Identity())
-    except (RuntimeError, ValueError, AssertionError, IndexError):
+    except TRIAL_FAILURES:
         # Of something else: the trial of the whole backbone tells it.
         return
+
+
+def _pads(module: TextFeatures, encoder: RowEncoder) -> bool:
+    """Return whether texts of several lengths may go through a model at once."""
+    rows = [torch.from_numpy(row.values).long() for row in encoder.encode(TRIAL_TEXTS)]
+    try:
+        return not padding_leaks(module, rows, TOKEN_PADDING)
+    except TRIAL_FAILURES:
+        # It does not run: the trial of the whole backbone tells it.
+        return True
 
 
 def _check_kind(spec: BackboneSpec, model: Any) -> None:

@@ -13,7 +13,7 @@ from bench.backbones import packaged_text
 from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
 from bench.backbones.text import drop_pooler
-from bench.backbones.text_features import default_pooling
+from bench.backbones.text_features import TextFeatures, default_pooling
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
@@ -296,6 +296,36 @@ def test_a_model_that_always_calls_its_pooler_runs_without_its_weights(
         features = backbone.module(batch_of(backbone, TEXTS[:3]))
     expected = [plain_features(folder, text, "cls") for text in TEXTS[:3]]
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.FNetConfig(**SMALL),
+        transformers.YosoConfig(**SMALL),
+        transformers.CanineConfig(**SMALL, num_hash_buckets=64),
+    ],
+    ids=lambda value: getattr(value, "model_type", value),
+)
+def test_padding_does_not_leak_into_features_where_the_model_has_no_mask(
+    tmp_path: Path, config: transformers.PreTrainedConfig, pooling: str
+) -> None:
+    backbone = load_text_backbone(save_encoder(tmp_path / "m", config), pooling=pooling)
+    texts = [*TEXTS[:6], TEXTS[0]]
+    with torch.inference_mode():
+        together = backbone.module(batch_of(backbone, texts))
+        alone = torch.cat([backbone.module(batch_of(backbone, [text])) for text in texts])
+    assert len({len(text.split()) for text in texts}) > 3
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_models_with_a_mask_take_texts_of_several_lengths_at_once(
+    folders: dict[str, Path],
+) -> None:
+    for folder in folders.values():
+        module = load_text_backbone(folder).module
+        assert isinstance(module, TextFeatures) and module.pads
 
 
 def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
