@@ -24,7 +24,7 @@ from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
 from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
 from bench.environment import find_snapshot
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Emit, HubFiles, Located, Modality
+from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing, Modality
 from bench.record import Preprocessing
 from bench.spec import BackboneSpec
 from bench.transfer.tracking import silent
@@ -96,8 +96,7 @@ class HubSource:
         files = _files(place.folder, weights=not random) if place.folder else None
         if files is not None:
             return Located(files=files, packages=packages)
-        missing = hub.missing_from_hub(_wanted(spec, place))
-        return Located(missing=(missing,), packages=packages)
+        return Located(missing=(_missing(spec, place),), packages=packages)
 
     def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
         """Download what is not here; see `interfaces.Fetching`."""
@@ -241,6 +240,14 @@ def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
     repo = place.repo or str(place.folder)
     weights = () if spec.weights == "random" else _WEIGHTS
     return HubFiles(repo, spec.revision, always=(*_PATTERNS, *code), first_of=weights)
+
+
+def _missing(spec: BackboneSpec, place: _Place) -> Missing:
+    """Return what to download, or what the user's own folder lacks, which nothing downloads."""
+    if place.repo is not None or place.folder is None:
+        return hub.missing_from_hub(_wanted(spec, place))
+    lack = _describe_lack(place.folder).rstrip(".")
+    return Missing(f"files of {spec.name}", f"complete that folder: {lack}", downloadable=False)
 
 
 def _is_whole(place: _Place, weights: bool) -> bool:

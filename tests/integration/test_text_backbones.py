@@ -14,6 +14,7 @@ from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
 from bench.backbones.text import drop_pooler
 from bench.backbones.text_features import TextFeatures, default_pooling
+from bench.downloads import Download, fetch_one
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
@@ -355,6 +356,25 @@ def test_a_text_model_without_a_tokenizer_is_not_whole(tmp_path: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     assert SOURCE.locate(BackboneSpec(name=f"hf/{folder}")).missing
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lack"),
+    [("tokenizer*", "no tokenizer in {}: save it there"), ("*.safetensors", "no weights in {}")],
+)
+def test_what_a_folder_of_the_users_lacks_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, lack: str
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    folder = save_text_model(tmp_path / "m", "bert")
+    for path in folder.glob(pattern):
+        path.unlink()
+    spec = BackboneSpec(name=f"hf/{folder}")
+    (missing,) = SOURCE.locate(spec).missing
+    assert not missing.downloadable and missing.origin is None
+    told = fetch_one(Download("backbone", spec, (missing,)), lambda progress: None)
+    assert told is not None and told.startswith(f"missing: files of hf/{folder}, and it cannot be")
+    assert "To get it: complete that folder: " in told and lack.format(folder) in told
 
 
 @pytest.mark.parametrize(
