@@ -21,7 +21,7 @@ from bench.backbones import hub
 from bench.backbones.checks import NO_RESAMPLER, check_choice, check_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
-from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
+from bench.backbones.hub_kind import folder_modality, has_tokenizer, processor_files, text_files
 from bench.environment import find_snapshot
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing, Modality
@@ -173,12 +173,12 @@ def _place(spec: BackboneSpec) -> _Place:
 
 def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
     """Return configuration, processor or tokenizer, and weights; None when one is not there."""
-    config, processor = folder / _CONFIG, folder / _PROCESSOR
+    config, processors = folder / _CONFIG, processor_files(folder)
     if not config.is_file():
         return None
-    found = [config, *([processor] if processor.is_file() else [])]
+    found = [config, *processors]
     modality = folder_modality(folder)
-    if modality == "audio" and not processor.is_file():
+    if modality == "audio" and not processors:
         return None
     if modality == "text":
         if not has_tokenizer(folder):
@@ -200,7 +200,7 @@ def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
 def _describe_lack(folder: Path) -> str:
     """Return what a folder of the user's lacks of a model, and of which kind."""
     modality = folder_modality(folder)
-    if modality == "audio" and not (folder / _PROCESSOR).is_file():
+    if modality == "audio" and not processor_files(folder):
         return f"a model of sound, and no {_PROCESSOR} in {folder}: save its feature extractor."
     if modality == "text" and not has_tokenizer(folder):
         return f"a model of texts, and no tokenizer in {folder}: save it there too."
@@ -282,7 +282,7 @@ def _preprocessing(spec: BackboneSpec, folder: Path, image_size: int | None) -> 
     Raises:
         BackboneError: There is no processor and the suite does not say it all.
     """
-    if not (folder / _PROCESSOR).is_file():
+    if not processor_files(folder):
         if spec.mean is None or spec.std is None or image_size is None:
             raise BackboneError(
                 f"{spec.name}: {folder} holds no {_PROCESSOR}: give mean, std and image_size."
