@@ -11,11 +11,11 @@ tower, before the projection.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bench.backbones import hub
 from bench.backbones.checks import NO_RESAMPLER, check_choice, check_fields
@@ -25,7 +25,6 @@ from bench.backbones.hub_kind import folder_modality, has_tokenizer, processor_f
 from bench.environment import find_snapshot
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing, Modality
-from bench.record import Preprocessing
 from bench.spec import BackboneSpec
 from bench.transfer.tracking import silent
 
@@ -33,7 +32,6 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PATTERNS = ("*.json", "*.md", "*.txt", "*.model")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PACKAGES: dict[Modality, tuple[str, ...]] = {"text": ("tokenizers",), "audio": ("soxr",)}
 _PATH_STARTS = ("/", "~", ".")
 
@@ -124,6 +122,7 @@ class HubSource:
             raise BackboneError(problem)
         from bench.backbones.assemble import Parts, assemble
         from bench.backbones.hub_features import load_hub_model, make_features
+        from bench.backbones.hub_images import image_inputs
         from bench.backbones.stages import hub_stages
 
         folder, source = _fetch(spec)
@@ -137,10 +136,13 @@ class HubSource:
                 licence=_licence(folder),
             )
         model, unloaded = load_hub_model(spec, folder, seed=seed if random else None)
-        module = make_features(model, unloaded, name=spec.name)
+        inputs = image_inputs(spec, folder, image_size)
+        module = make_features(
+            model, unloaded, name=spec.name, reverses_channels=inputs.reverses_channels
+        )
         parts = Parts(
             module=module,
-            own=_preprocessing(spec, folder, image_size),
+            own=inputs.preprocessing,
             stages=hub_stages(module),
             source=f"random (seed {seed})" if random else source,
             licence=_licence(folder),
@@ -273,53 +275,4 @@ def _licence(folder: Path) -> str | None:
             break
         if key.strip() == "license" and value.strip():
             return value.strip().strip("'\"")
-    return None
-
-
-def _preprocessing(spec: BackboneSpec, folder: Path, image_size: int | None) -> Preprocessing:
-    """Return what the model's image processor would do.
-
-    Raises:
-        BackboneError: There is no processor and the suite does not say it all.
-    """
-    if not processor_files(folder):
-        if spec.mean is None or spec.std is None or image_size is None:
-            raise BackboneError(
-                f"{spec.name}: {folder} holds no {_PROCESSOR}: give mean, std and image_size."
-            )
-        zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return Preprocessing(image_size=image_size, mean=zeros, std=ones)
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
-    )
-    resized = _length(processor.size)
-    cropped = _length(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
-    own = cropped or resized
-    if own is None:
-        raise BackboneError(f"{spec.name}: its image processor states no size ({processor.size}).")
-    fraction = min(1.0, own / resized) if resized else 1.0
-    crop = getattr(processor, "crop_pct", None)
-    if crop and own < 384:
-        # ConvNeXt's processor: below 384 pixels it resizes to size / crop_pct, then crops.
-        fraction = crop
-    normalises = getattr(processor, "do_normalize", True)
-    return Preprocessing(
-        image_size=own,
-        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
-        interpolation=_RESAMPLE.get(int(processor.resample or 2), "bilinear"),
-        crop_fraction=fraction,
-    )
-
-
-def _length(size: Any) -> int | None:
-    """Return the side in pixels that a processor's size stands for."""
-    if isinstance(size, int) or size is None:
-        return size
-    values: Mapping[str, int | None] = dict(size)
-    for key in ("shortest_edge", "height"):
-        if values.get(key):
-            return values[key]
     return None
