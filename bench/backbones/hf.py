@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -20,12 +20,19 @@ from typing import ClassVar
 from bench.backbones import hub
 from bench.backbones.checks import NO_RESAMPLER, check_choice, check_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
+from bench.backbones.hub_kind import (
+    POOLING,
+    folder_modality,
+    has_tokenizer,
+    processor_files,
+    text_files,
+)
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
-from bench.backbones.hub_kind import folder_modality, has_tokenizer, processor_files, text_files
-from bench.environment import find_snapshot
+from bench.environment import find_snapshot, is_offline
 from bench.errors import BackboneError
 from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing, Modality
 from bench.spec import BackboneSpec
+from bench.transfer.cache import is_known_whole
 from bench.transfer.tracking import silent
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -86,21 +93,30 @@ class HubSource:
         return folder_modality(place.folder) if place.folder else None
 
     def locate(self, spec: BackboneSpec) -> Located:
-        """Return configuration and weights, or what to download."""
+        """Return configuration and weights, or what to download.
+
+        A snapshot that another program fetched may lack files that decide the numbers: it has
+        files, and what else its repository holds is missing.
+        """
         packages: tuple[str, ...] = ("transformers", "torch")
         packages = (*_PACKAGES.get(self.modality(spec) or "image", ()), *packages)
         place = _place(spec)
         random = spec.weights == "random"
         files = _files(place.folder, weights=not random) if place.folder else None
-        if files is not None:
+        if files is None:
+            return Located(missing=(_missing(spec, place),), packages=packages)
+        rest = _wanted_of(spec, place)
+        if rest is None:
             return Located(files=files, packages=packages)
-        return Located(missing=(_missing(spec, place),), packages=packages)
+        what = f"files of {place.repo} that another program did not fetch, if it has any"
+        missing = replace(hub.missing_from_hub(rest), what=what)
+        return Located(files=files, missing=(missing,), packages=packages)
 
     def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
         """Download what is not here; see `interfaces.Fetching`."""
-        place = _place(spec)
-        if place.repo is not None and not _is_whole(place, spec.weights != "random"):
-            hub.fetch_from_hub(_wanted(spec, place), emit)
+        wanted = _wanted_of(spec, _place(spec))
+        if wanted is not None:
+            hub.fetch_from_hub(wanted, emit)
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
         """Return the backbone.
@@ -225,7 +241,7 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
             raise BackboneError(f"{spec.name}: {_describe_lack(folder)}")
         return folder, f"folder {folder}"
     if _is_whole(place, weights):
-        return _source(place)
+        return _source(spec, place)
     hub.fetch_from_hub(_wanted(spec, place), silent)
     place = _place(spec)
     if not _is_whole(place, weights):
@@ -233,7 +249,7 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
             f"{spec.name}: {place.folder} holds no model that transformers reads: {_CONFIG} and "
             f"{' or '.join((*_SINGLE, *_INDEXES))} should be there."
         )
-    return _source(place)
+    return _source(spec, place)
 
 
 def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
@@ -252,13 +268,43 @@ def _missing(spec: BackboneSpec, place: _Place) -> Missing:
     return Missing(f"files of {spec.name}", f"complete that folder: {lack}", downloadable=False)
 
 
+def _wanted_of(spec: BackboneSpec, place: _Place) -> HubFiles | None:
+    """Return what to ask the hub for; None where nothing can be asked or nothing is missing.
+
+    What completes a snapshot is of its own commit, so that nothing here becomes newer.
+    """
+    if place.repo is None:
+        return None
+    wanted = _wanted(spec, place)
+    if place.folder is None or not _is_whole(place, spec.weights != "random"):
+        return wanted
+    if is_offline() or _unsure_of(spec, place) is None:
+        return None
+    return replace(wanted, revision=place.folder.name)
+
+
+def _unsure_of(spec: BackboneSpec, place: _Place) -> str | None:
+    """Return the file that decides numbers and that only another program left out, or None."""
+    if place.repo is None or place.folder is None:
+        return None
+    modality = folder_modality(place.folder)
+    if modality == "text":
+        name, is_here = POOLING, (place.folder / POOLING).is_file()
+    else:
+        name, is_here = _PROCESSOR, bool(processor_files(place.folder))
+    known = is_here or is_known_whole(_wanted(spec, place), place.folder.name)
+    return None if known else name
+
+
 def _is_whole(place: _Place, weights: bool) -> bool:
     return place.folder is not None and _files(place.folder, weights=weights) is not None
 
 
-def _source(place: _Place) -> tuple[Path, str]:
+def _source(spec: BackboneSpec, place: _Place) -> tuple[Path, str]:
     folder = place.folder or Path()
-    return folder, f"hub {place.repo}@{folder.name}"
+    lack = _unsure_of(spec, place)
+    told = f", fetched by another program, perhaps without its {lack}" if lack else ""
+    return folder, f"hub {place.repo}@{folder.name}{told}"
 
 
 def _licence(folder: Path) -> str | None:

@@ -59,7 +59,8 @@ def image_inputs(spec: BackboneSpec, folder: Path, image_size: int | None) -> Im
     if not processor_files(folder):
         if image_size is None or not says_all:
             raise BackboneError(
-                f"{spec.name}: {folder} holds no {PROCESSOR}: give mean, std and image_size."
+                f"{spec.name}: {folder} holds no {PROCESSOR}: give mean, std and image_size. If "
+                "its repository has one, `bench fetch` brings it."
             )
         return ImageInputs(_AS_GIVEN.model_copy(update={"image_size": image_size}))
     from transformers import AutoImageProcessor
