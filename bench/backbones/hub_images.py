@@ -23,8 +23,8 @@ _RESAMPLE: Mapping[int, Literal["nearest", "lanczos", "bilinear", "bicubic"]] = 
     2: "bilinear",
     3: "bicubic",
 }
-_NOISE = 0.05
-"""In standard deviations; a side that is rounded to one pixel more or less gives half of it."""
+_NOISE = 0.03
+"""Of resampling by another library, in standard deviations."""
 _TRIAL_SEED = 0
 _TRIAL_SPOTS = 6
 _TRIAL_SCALE = 1.5
@@ -145,8 +145,10 @@ def _compare(processor: Any, inputs: ImageInputs, *, name: str) -> None:
             f"{name}: its {kind} makes {theirs.shape} of one image, not {ours.shape}. {instead}"
         )
     difference = float(np.abs(theirs - ours).mean() / theirs.std())
+    # Sides and corners that are rounded the other way move an image by a pixel.
+    one_pixel = float(np.abs(ours[..., 1:, 1:] - ours[..., :-1, :-1]).mean() / theirs.std())
     # Written so that a difference which is not a number counts.
-    if not difference <= _NOISE:
+    if not difference <= _NOISE + one_pixel:
         raise BackboneError(
             f"{name}: its {kind} does more to an image than to resize, crop, scale and normalise "
             f"it: on a trial image the two differ by {difference:.2f} standard deviations. "

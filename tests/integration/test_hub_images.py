@@ -33,6 +33,9 @@ KNOWN = {
     "siglip": transformers.SiglipImageProcessor(),
     "mobilenet": transformers.MobileNetV2ImageProcessor(),
     "poolformer": transformers.PoolFormerImageProcessor(),
+    "poolformer, an odd margin": transformers.PoolFormerImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    ),
     "lanczos": transformers.ViTImageProcessor(resample=1),
     "nearest": transformers.ViTImageProcessor(resample=0),
     "levit": transformers.LevitImageProcessor(),
@@ -61,7 +64,9 @@ def test_a_model_sees_what_its_own_processor_would_show_it(tmp_path: Path, kind:
     expected = processor(images=image, return_tensors="np")["pixel_values"][0]
     pixels = (decode_image(image, how) / 255 - np.array(how.mean)) / np.array(how.std)
     ours = pixels[:, :, ::-1] if inputs.reverses_channels else pixels
-    assert np.abs(ours.transpose(2, 0, 1) - expected).mean() < 0.05 * expected.std()
+    one_pixel = np.abs(expected[:, 1:, 1:] - expected[:, :-1, :-1]).mean()
+    difference = np.abs(ours.transpose(2, 0, 1) - expected).mean()
+    assert difference < 0.03 * expected.std() + one_pixel
     assert inputs.reverses_channels == (kind == "mobilevit")
 
 
