@@ -172,11 +172,19 @@ class _Attempt:
         self.fields["effective"] = effective.model_copy(update=update)
 
     def _fetch(self, source: BackboneSource | DatasetSource, spec: Any) -> None:
-        """Download what the cell lacks, as a phase of its own."""
-        fetch = registry.fetch_method(source)
-        if fetch is not None and source.locate(spec).missing:
-            with self.runtime.phase("download"):
+        """Download what the cell lacks, as a phase of its own.
+
+        Where there are files all the same, it does without what cannot be had, or says so itself.
+        """
+        fetch, located = registry.fetch_method(source), source.locate(spec)
+        if fetch is None or not located.missing:
+            return
+        with self.runtime.phase("download"):
+            try:
                 fetch(spec, self.runtime.emit)
+            except BenchError:
+                if not located.files:
+                    raise
 
     def _load_backbone(self) -> Backbone:
         source = registry.backbone_source(self.cell.backbone.name)

@@ -24,10 +24,11 @@ from bench.record import BackboneInfo, InputPreprocessing, Preprocessing
 from bench.spec import BackboneSpec
 
 _TRIAL_SEED = 0
-_TRIAL_TEXTS = ("Short.", "A text with some more words, so that the first one has to be padded.")
+TRIAL_TEXTS = ("Short.", "A text with some more words, so that the first one has to be padded.")
 _TRIAL_SECONDS, _TRIAL_RATE = (0.4, 0.9), 16_000
 _TOLERANCE = 1e-4
-_FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
+TRIAL_FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
+"""What comes of a model that does not run on a trial."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
     try:
         return _try_twice(module, images, "images", name)
-    except _FAILURES as error:
+    except TRIAL_FAILURES as error:
         raise BackboneError(
             f"{name}: does not run on images of {image_size} x {image_size} pixels: "
             f"{type(error).__name__}: {str(error).rstrip(' .')}. Set another image_size."
@@ -142,7 +143,7 @@ def measure_feature_dim(module: nn.Module, image_size: int, *, name: str) -> int
 
 def _trial_examples(modality: Modality) -> Sequence[RawInput]:
     if modality == "text":
-        return _TRIAL_TEXTS
+        return TRIAL_TEXTS
     noise = np.random.default_rng(_TRIAL_SEED)
     sizes = [round(seconds * _TRIAL_RATE) for seconds in _TRIAL_SECONDS]
     waves = [noise.uniform(-0.5, 0.5, size).astype(np.float32) for size in sizes]
@@ -169,7 +170,7 @@ def measure_row_features(
     inputs = inputs if inputs.is_floating_point() else inputs.long()
     try:
         return _try_twice(module, inputs, "inputs", name)
-    except _FAILURES as error:
+    except TRIAL_FAILURES as error:
         raise BackboneError(
             f"{name}: does not run on two examples of {inputs.shape[1]} tokens or samples: "
             f"{type(error).__name__}: {str(error).rstrip(' .')}."

@@ -31,6 +31,7 @@ from bench.backbones.clip_rows import (
 )
 from bench.backbones.hub_features import load_hub_model
 from bench.backbones.hub_kind import AUDIO_TYPES
+from bench.backbones.lengths import padding_leaks
 from bench.backbones.stages import hub_stages
 from bench.errors import BackboneError
 from bench.interfaces import Backbone
@@ -39,7 +40,6 @@ from bench.spec import BackboneSpec
 
 DEFAULT_MAX_SECONDS = 10.0
 _SPEC_MASK = "masked_spec_embed"
-_LEAK = 1e-3
 _TRIAL_SAMPLES = (6_000, 16_000)
 # Kaldi's frames, which the feature extractor of AST has and does not name: 25 ms every 10 ms.
 _KALDI_WINDOW_SECONDS, _KALDI_HOP_SECONDS = 0.025, 0.010
@@ -117,7 +117,7 @@ def _wave(model: Any, extractor: Any) -> _Ear:
         model.encoder.layer_norm = norm
     module = WaveFeatures(model)
     least = min_samples(model.config)
-    module.pads = not _padding_leaks(module, least)
+    module.pads = not padding_leaks(module, _trial_clips(least), float("nan"))
     return _Ear(module, "samples", None, least)
 
 
@@ -164,17 +164,11 @@ def _turn_off_random_parts(model: Any) -> None:
         config.mask_time_prob = config.mask_feature_prob = 0.0
 
 
-@torch.inference_mode()
-def _padding_leaks(module: WaveFeatures, least: int) -> bool:
-    """Return whether a clip has other features in a padded batch than it has alone."""
+def _trial_clips(least: int) -> list[Tensor]:
+    """Return noise of two lengths, in samples, of `least` at least."""
     noise = np.random.default_rng(0)
     rows = [noise.standard_normal(max(size, least)) for size in _TRIAL_SAMPLES]
-    clips = [torch.from_numpy(row).float() for row in rows]
-    padded = nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=float("nan"))
-    together: Tensor = module(padded)
-    alone = torch.cat([module(clip[None]) for clip in clips])
-    # Written so that a difference which is not a number counts as a leak.
-    return not bool((together - alone).abs().max() <= _LEAK * alone.abs().max())
+    return [torch.from_numpy(row).float() for row in rows]
 
 
 def _max_seconds(spec: BackboneSpec, limit: float | None) -> float:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.backbones.lengths import run_by_length
+
 
 class LengthAwareNorm(nn.GroupNorm):
     """A norm of each channel over time, whose statistics leave the padding out.
@@ -73,12 +75,7 @@ class WaveFeatures(nn.Module):
             return self._pool(samples, None)
         if self.pads:
             return self._pool(torch.where(present, samples, 0.0), present)
-        lengths = present.sum(1)
-        values, groups = torch.unique(lengths, return_inverse=True)
-        places = [(groups == group).nonzero()[:, 0] for group in range(len(values))]
-        pairs = zip(values.tolist(), places, strict=True)
-        parts = [self._pool(samples[rows, :length], None) for length, rows in pairs]
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        return run_by_length(samples, present, lambda clips: self._pool(clips, None))
 
     def _pool(self, samples: Tensor, present: Tensor | None) -> Tensor:
         """Return the mean over the states of the samples that are present; None: of all."""

@@ -11,29 +11,34 @@ tower, before the projection.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bench.backbones import hub
 from bench.backbones.checks import NO_RESAMPLER, check_choice, check_fields
 from bench.backbones.hub_kind import CONFIG as _CONFIG
+from bench.backbones.hub_kind import (
+    POOLING,
+    folder_modality,
+    has_tokenizer,
+    processor_files,
+    text_files,
+)
 from bench.backbones.hub_kind import PROCESSOR as _PROCESSOR
-from bench.backbones.hub_kind import folder_modality, has_tokenizer, text_files
-from bench.environment import find_snapshot
+from bench.environment import find_snapshot, is_offline
 from bench.errors import BackboneError
-from bench.interfaces import Backbone, Emit, HubFiles, Located, Modality
-from bench.record import Preprocessing
+from bench.interfaces import Backbone, Emit, HubFiles, Located, Missing, Modality
 from bench.spec import BackboneSpec
+from bench.transfer.cache import is_known_whole
 from bench.transfer.tracking import silent
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PATTERNS = ("*.json", "*.md", "*.txt", "*.model")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PACKAGES: dict[Modality, tuple[str, ...]] = {"text": ("tokenizers",), "audio": ("soxr",)}
 _PATH_STARTS = ("/", "~", ".")
 
@@ -88,22 +93,30 @@ class HubSource:
         return folder_modality(place.folder) if place.folder else None
 
     def locate(self, spec: BackboneSpec) -> Located:
-        """Return configuration and weights, or what to download."""
+        """Return configuration and weights, or what to download.
+
+        A snapshot that another program fetched may lack files that decide the numbers: it has
+        files, and what else its repository holds is missing.
+        """
         packages: tuple[str, ...] = ("transformers", "torch")
         packages = (*_PACKAGES.get(self.modality(spec) or "image", ()), *packages)
         place = _place(spec)
         random = spec.weights == "random"
         files = _files(place.folder, weights=not random) if place.folder else None
-        if files is not None:
+        if files is None:
+            return Located(missing=(_missing(spec, place),), packages=packages)
+        rest = _wanted_of(spec, place)
+        if rest is None:
             return Located(files=files, packages=packages)
-        missing = hub.missing_from_hub(_wanted(spec, place))
-        return Located(missing=(missing,), packages=packages)
+        what = f"files of {place.repo} that another program did not fetch, if it has any"
+        missing = replace(hub.missing_from_hub(rest), what=what)
+        return Located(files=files, missing=(missing,), packages=packages)
 
     def fetch(self, spec: BackboneSpec, emit: Emit) -> None:
         """Download what is not here; see `interfaces.Fetching`."""
-        place = _place(spec)
-        if place.repo is not None and not _is_whole(place, spec.weights != "random"):
-            hub.fetch_from_hub(_wanted(spec, place), emit)
+        wanted = _wanted_of(spec, _place(spec))
+        if wanted is not None:
+            hub.fetch_from_hub(wanted, emit)
 
     def load(self, spec: BackboneSpec, *, image_size: int | None, seed: int) -> Backbone:
         """Return the backbone.
@@ -125,6 +138,7 @@ class HubSource:
             raise BackboneError(problem)
         from bench.backbones.assemble import Parts, assemble
         from bench.backbones.hub_features import load_hub_model, make_features
+        from bench.backbones.hub_images import image_inputs
         from bench.backbones.stages import hub_stages
 
         folder, source = _fetch(spec)
@@ -138,10 +152,13 @@ class HubSource:
                 licence=_licence(folder),
             )
         model, unloaded = load_hub_model(spec, folder, seed=seed if random else None)
-        module = make_features(model, unloaded, name=spec.name)
+        inputs = image_inputs(spec, folder, image_size)
+        module = make_features(
+            model, unloaded, name=spec.name, reverses_channels=inputs.reverses_channels
+        )
         parts = Parts(
             module=module,
-            own=_preprocessing(spec, folder, image_size),
+            own=inputs.preprocessing,
             stages=hub_stages(module),
             source=f"random (seed {seed})" if random else source,
             licence=_licence(folder),
@@ -174,12 +191,12 @@ def _place(spec: BackboneSpec) -> _Place:
 
 def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
     """Return configuration, processor or tokenizer, and weights; None when one is not there."""
-    config, processor = folder / _CONFIG, folder / _PROCESSOR
+    config, processors = folder / _CONFIG, processor_files(folder)
     if not config.is_file():
         return None
-    found = [config, *([processor] if processor.is_file() else [])]
+    found = [config, *processors]
     modality = folder_modality(folder)
-    if modality == "audio" and not processor.is_file():
+    if modality == "audio" and not processors:
         return None
     if modality == "text":
         if not has_tokenizer(folder):
@@ -201,7 +218,7 @@ def _files(folder: Path, *, weights: bool) -> tuple[Path, ...] | None:
 def _describe_lack(folder: Path) -> str:
     """Return what a folder of the user's lacks of a model, and of which kind."""
     modality = folder_modality(folder)
-    if modality == "audio" and not (folder / _PROCESSOR).is_file():
+    if modality == "audio" and not processor_files(folder):
         return f"a model of sound, and no {_PROCESSOR} in {folder}: save its feature extractor."
     if modality == "text" and not has_tokenizer(folder):
         return f"a model of texts, and no tokenizer in {folder}: save it there too."
@@ -224,7 +241,7 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
             raise BackboneError(f"{spec.name}: {_describe_lack(folder)}")
         return folder, f"folder {folder}"
     if _is_whole(place, weights):
-        return _source(place)
+        return _source(spec, place)
     hub.fetch_from_hub(_wanted(spec, place), silent)
     place = _place(spec)
     if not _is_whole(place, weights):
@@ -232,7 +249,7 @@ def _fetch(spec: BackboneSpec) -> tuple[Path, str]:
             f"{spec.name}: {place.folder} holds no model that transformers reads: {_CONFIG} and "
             f"{' or '.join((*_SINGLE, *_INDEXES))} should be there."
         )
-    return _source(place)
+    return _source(spec, place)
 
 
 def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
@@ -243,13 +260,51 @@ def _wanted(spec: BackboneSpec, place: _Place) -> HubFiles:
     return HubFiles(repo, spec.revision, always=(*_PATTERNS, *code), first_of=weights)
 
 
+def _missing(spec: BackboneSpec, place: _Place) -> Missing:
+    """Return what to download, or what the user's own folder lacks, which nothing downloads."""
+    if place.repo is not None or place.folder is None:
+        return hub.missing_from_hub(_wanted(spec, place))
+    lack = _describe_lack(place.folder).rstrip(".")
+    return Missing(f"files of {spec.name}", f"complete that folder: {lack}", downloadable=False)
+
+
+def _wanted_of(spec: BackboneSpec, place: _Place) -> HubFiles | None:
+    """Return what to ask the hub for; None where nothing can be asked or nothing is missing.
+
+    What completes a snapshot is of its own commit, so that nothing here becomes newer.
+    """
+    if place.repo is None:
+        return None
+    wanted = _wanted(spec, place)
+    if place.folder is None or not _is_whole(place, spec.weights != "random"):
+        return wanted
+    if is_offline() or _unsure_of(spec, place) is None:
+        return None
+    return replace(wanted, revision=place.folder.name)
+
+
+def _unsure_of(spec: BackboneSpec, place: _Place) -> str | None:
+    """Return the file that decides numbers and that only another program left out, or None."""
+    if place.repo is None or place.folder is None:
+        return None
+    modality = folder_modality(place.folder)
+    if modality == "text":
+        name, is_here = POOLING, (place.folder / POOLING).is_file()
+    else:
+        name, is_here = _PROCESSOR, bool(processor_files(place.folder))
+    known = is_here or is_known_whole(_wanted(spec, place), place.folder.name)
+    return None if known else name
+
+
 def _is_whole(place: _Place, weights: bool) -> bool:
     return place.folder is not None and _files(place.folder, weights=weights) is not None
 
 
-def _source(place: _Place) -> tuple[Path, str]:
+def _source(spec: BackboneSpec, place: _Place) -> tuple[Path, str]:
     folder = place.folder or Path()
-    return folder, f"hub {place.repo}@{folder.name}"
+    lack = _unsure_of(spec, place)
+    told = f", fetched by another program, perhaps without its {lack}" if lack else ""
+    return folder, f"hub {place.repo}@{folder.name}{told}"
 
 
 def _licence(folder: Path) -> str | None:
@@ -266,53 +321,4 @@ def _licence(folder: Path) -> str | None:
             break
         if key.strip() == "license" and value.strip():
             return value.strip().strip("'\"")
-    return None
-
-
-def _preprocessing(spec: BackboneSpec, folder: Path, image_size: int | None) -> Preprocessing:
-    """Return what the model's image processor would do.
-
-    Raises:
-        BackboneError: There is no processor and the suite does not say it all.
-    """
-    if not (folder / _PROCESSOR).is_file():
-        if spec.mean is None or spec.std is None or image_size is None:
-            raise BackboneError(
-                f"{spec.name}: {folder} holds no {_PROCESSOR}: give mean, std and image_size."
-            )
-        zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return Preprocessing(image_size=image_size, mean=zeros, std=ones)
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
-    )
-    resized = _length(processor.size)
-    cropped = _length(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
-    own = cropped or resized
-    if own is None:
-        raise BackboneError(f"{spec.name}: its image processor states no size ({processor.size}).")
-    fraction = min(1.0, own / resized) if resized else 1.0
-    crop = getattr(processor, "crop_pct", None)
-    if crop and own < 384:
-        # ConvNeXt's processor: below 384 pixels it resizes to size / crop_pct, then crops.
-        fraction = crop
-    normalises = getattr(processor, "do_normalize", True)
-    return Preprocessing(
-        image_size=own,
-        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
-        interpolation=_RESAMPLE.get(int(processor.resample or 2), "bilinear"),
-        crop_fraction=fraction,
-    )
-
-
-def _length(size: Any) -> int | None:
-    """Return the side in pixels that a processor's size stands for."""
-    if isinstance(size, int) or size is None:
-        return size
-    values: Mapping[str, int | None] = dict(size)
-    for key in ("shortest_edge", "height"):
-        if values.get(key):
-            return values[key]
     return None

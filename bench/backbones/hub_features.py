@@ -21,24 +21,33 @@ _DENSE_POOLER = "pooler.dense."
 class HubFeatures(nn.Module):
     """A vision model and the rule by which its output becomes features."""
 
-    def __init__(self, model: nn.Module, *, pooled: bool, class_token: bool) -> None:
+    def __init__(
+        self, model: nn.Module, *, pooled: bool, class_token: bool, reverses_channels: bool = False
+    ) -> None:
         """Wrap a model.
 
         Args:
             model: Takes ``pixel_values``.
             pooled: Use its pooled output where it gives one.
             class_token: Else its first token is a class token; if not, tokens are averaged.
+            reverses_channels: It was trained on blue, green, red.
         """
         super().__init__()
         self.model = model
         self._pooled = pooled
         self._class_token = class_token
+        self._reverses_channels = reverses_channels
         accepted = inspect.signature(model.forward).parameters
         # Accepted models resample their position embeddings, so that other sizes work.
         self._options = {name: True for name in ("interpolate_pos_encoding",) if name in accepted}
 
+    def extra_repr(self) -> str:
+        """Name what no parameter shows, since it is part of the digest of the weights."""
+        return "reverses_channels=True" if self._reverses_channels else ""
+
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, D) of normalised images (B, 3, H, W)."""
+        """Return features (B, D) of normalised images (B, 3, H, W), red first."""
+        images = images.flip(1) if self._reverses_channels else images
         output = self.model(pixel_values=images, **self._options)
         pooled: Tensor | None = getattr(output, "pooler_output", None)
         if self._pooled and pooled is not None:
@@ -54,6 +63,8 @@ def load_hub_model(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model of a folder and the names of its poolers' tensors that did not load.
 
+    Weights are float32, loaded or drawn, whatever the configuration says.
+
     Args:
         spec: Names the backbone and allows remote code.
         folder: Configuration and weights.
@@ -66,12 +77,13 @@ def load_hub_model(
     """
     from transformers import AutoConfig, AutoModel
 
-    common = {"local_files_only": True, "trust_remote_code": spec.trust_remote_code}
+    remote = {"trust_remote_code": spec.trust_remote_code}
+    common = {"local_files_only": True, **remote}
     try:
         if seed is not None:
             config = AutoConfig.from_pretrained(folder, **common)
             with seeded(seed):
-                return AutoModel.from_config(config, trust_remote_code=spec.trust_remote_code), ()
+                return AutoModel.from_config(config, dtype="float32", **remote), ()
         with _quiet():
             model, loading = AutoModel.from_pretrained(
                 folder, output_loading_info=True, dtype="float32", **common
@@ -122,13 +134,16 @@ def _check_loading(name: str, model: Any, loading: dict[str, Any]) -> tuple[str,
     return poolers
 
 
-def make_features(model: nn.Module, unloaded: Sequence[str], *, name: str) -> nn.Module:
+def make_features(
+    model: nn.Module, unloaded: Sequence[str], *, name: str, reverses_channels: bool = False
+) -> nn.Module:
     """Return the vision part of a model with its pooling rule; see the module `hf` for the choice.
 
     Args:
         model: As AutoModel gives it.
         unloaded: Tensors of dense poolers that the weights lack.
         name: Of the backbone, for messages.
+        reverses_channels: It was trained on blue, green, red.
 
     Raises:
         BackboneError: No model of images.
@@ -150,4 +165,6 @@ def make_features(model: nn.Module, unloaded: Sequence[str], *, name: str) -> nn
             f"{', '.join(left)}."
         )
     token = any(key.rpartition(".")[2] in _CLASS_TOKENS for key in tensors)
-    return HubFeatures(tower, pooled=not has_dense, class_token=token)
+    return HubFeatures(
+        tower, pooled=not has_dense, class_token=token, reverses_channels=reverses_channels
+    )

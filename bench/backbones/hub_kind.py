@@ -10,6 +10,8 @@ from bench.interfaces import Modality
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = "processor_config.json"
+_OF_PROCESSORS = ("image_processor", "feature_extractor", "audio_processor")
 POOLING = "1_Pooling/config.json"
 SENTENCES = "sentence_bert_config.json"
 _TOKENIZER = (
@@ -42,14 +44,35 @@ def folder_modality(folder: Path) -> Modality | None:
     if not (folder / CONFIG).is_file():
         return None
     config = read_json(folder / CONFIG)
-    if "sampling_rate" in read_json(folder / PROCESSOR) or config.get("model_type") in AUDIO_TYPES:
+    if "sampling_rate" in read_processor(folder) or config.get("model_type") in AUDIO_TYPES:
         return "audio"
-    if (folder / PROCESSOR).is_file():
+    if processor_files(folder):
         return "image"
     if any(key in config for key in _OF_IMAGES):
         return "image"
     has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER)
     return "text" if has_tokenizer or "vocab_size" in config else "image"
+
+
+def processor_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that say how images or clips are prepared.
+
+    Version 5 of transformers writes them into ``processor_config.json`` where a tokenizer is saved
+    with them.
+    """
+    own, both = folder / PROCESSOR, folder / _PROCESSORS
+    return (*([own] if own.is_file() else []), *([both] if _read_nested(folder) else []))
+
+
+def read_processor(folder: Path) -> dict[str, Any]:
+    """Return the settings of an image processor or a feature extractor; empty without any."""
+    return _read_nested(folder) or read_json(folder / PROCESSOR)
+
+
+def _read_nested(folder: Path) -> dict[str, Any]:
+    both = read_json(folder / _PROCESSORS)
+    nested = (both.get(name) for name in _OF_PROCESSORS)
+    return next((settings for settings in nested if isinstance(settings, dict)), {})
 
 
 def text_files(folder: Path) -> tuple[Path, ...]:

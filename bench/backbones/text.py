@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from bench.backbones.assemble import Parts, assemble
+from bench.backbones.assemble import TRIAL_FAILURES, TRIAL_TEXTS, Parts, assemble
 from bench.backbones.hub_features import load_hub_model
 from bench.backbones.hub_kind import POOLING, SENTENCES, read_json
+from bench.backbones.lengths import padding_leaks
 from bench.backbones.stages import hub_stages
 from bench.backbones.text_features import Pooling, TextFeatures, default_pooling
 from bench.backbones.tokens import digest_tokenizer, load_tokenizer, make_encoder
 from bench.errors import BackboneError
-from bench.interfaces import Backbone
+from bench.interfaces import TOKEN_PADDING, Backbone, RowEncoder
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
 
@@ -30,11 +32,16 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"}
     | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
-_SENTENCE_POOLINGS: dict[str, Pooling] = {
+_POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_OLD_FLAGS = {
     "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
+"""What older versions of sentence-transformers wrote, and what newer ones call each of them."""
 
 
 def load_text_backbone(
@@ -51,19 +58,22 @@ def load_text_backbone(
 
     Raises:
         WeightsMismatchError: Tensors that did not load, by name.
-        BackboneError: No text encoder or decoder, no tokenizer, or more tokens than it takes.
+        BackboneError: No text encoder or decoder, no tokenizer, a pooling of its own that is not
+            known here, or more tokens than it takes.
     """
     tokenizer = load_tokenizer(folder, name=spec.name, trust_remote_code=spec.trust_remote_code)
     model, unloaded = load_hub_model(spec, folder, seed=seed)
     config: Any = model.config
     _check_kind(spec, model)
-    own = _own_pooling(folder) or default_pooling(config.model_type)
-    pooling: Pooling = spec.pooling or own
+    pooling = spec.pooling or _own_pooling(spec, folder) or default_pooling(config.model_type)
     drop_pooler(model, unloaded, name=spec.name)
     config.use_cache = False
+    _stand_in_for_pooler(model.eval())
     module = TextFeatures(model, pooling=pooling, pad_token=_pad_token(config, tokenizer))
     digest = digest_tokenizer(tokenizer, folder)
     max_tokens = _max_tokens(spec, _model_limit(folder, config, tokenizer))
+    encoder = make_encoder(tokenizer, max_tokens, digest)
+    module.pads = _pads(module, encoder)
     parts = Parts(
         module=module,
         own=TextPreprocessing(max_tokens=max_tokens, pooling=pooling, tokenizer=digest),
@@ -71,7 +81,7 @@ def load_text_backbone(
         source=source,
         licence=licence,
         modality="text",
-        encoder=make_encoder(tokenizer, max_tokens, digest),
+        encoder=encoder,
     )
     return assemble(spec, parts, image_size=None)
 
@@ -98,6 +108,33 @@ def drop_pooler(model: nn.Module, unloaded: Sequence[str], *, name: str) -> None
         )
 
 
+@torch.inference_mode()
+def _stand_in_for_pooler(model: Any) -> None:
+    """Put a pooler without parameters where the forward pass does not ask whether there is one.
+
+    Models that do ask (BERT) keep none: the modules of a model are part of what it is known by.
+    """
+    if not hasattr(model, "pooler") or model.pooler is not None:
+        return
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64))
+    except TypeError:
+        model.register_module("pooler", nn.Identity())
+    except TRIAL_FAILURES:
+        # Of something else: the trial of the whole backbone tells it.
+        return
+
+
+def _pads(module: TextFeatures, encoder: RowEncoder) -> bool:
+    """Return whether texts of several lengths may go through a model at once."""
+    rows = [torch.from_numpy(row.values).long() for row in encoder.encode(TRIAL_TEXTS)]
+    try:
+        return not padding_leaks(module, rows, TOKEN_PADDING)
+    except TRIAL_FAILURES:
+        # It does not run: the trial of the whole backbone tells it.
+        return True
+
+
 def _check_kind(spec: BackboneSpec, model: Any) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         raise BackboneError(
@@ -108,10 +145,24 @@ def _check_kind(spec: BackboneSpec, model: Any) -> None:
         raise BackboneError(f"{spec.name}: takes {model.main_input_name}, not texts.")
 
 
-def _own_pooling(folder: Path) -> Pooling | None:
-    """Return the pooling that the model was trained with, where the folder says so."""
+def _own_pooling(spec: BackboneSpec, folder: Path) -> Pooling | None:
+    """Return the pooling that the model was trained with, where the folder says so.
+
+    Raises:
+        BackboneError: It is one that is not known here, or several at once.
+    """
     config = read_json(folder / POOLING)
-    return next((how for key, how in _SENTENCE_POOLINGS.items() if config.get(key)), None)
+    told = config.get("pooling_mode", [name for key, name in _OLD_FLAGS.items() if config.get(key)])
+    modes = [told] if isinstance(told, str) else list(told)
+    if not modes:
+        return None
+    if len(modes) > 1 or modes[0] not in _POOLINGS:
+        raise BackboneError(
+            f"{spec.name}: {POOLING} asks for pooling {' + '.join(map(str, modes))}, which is not "
+            "known here. Give one of pooling: cls, mean, last; features are then not those that "
+            "the model was trained for."
+        )
+    return _POOLINGS[modes[0]]
 
 
 def _pad_token(config: Any, tokenizer: Any) -> int:

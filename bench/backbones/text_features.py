@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from bench.backbones.lengths import run_by_length
 from bench.interfaces import TOKEN_PADDING
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
@@ -14,6 +15,8 @@ Pooling: TypeAlias = Literal["cls", "mean", "last"]
 
 class TextFeatures(nn.Module):
     """A text model and the rule by which its last hidden states become features.
+
+    A text has the features that it has alone, whatever it is padded to.
 
     Args:
         model: Takes ``input_ids`` and ``attention_mask``.
@@ -27,14 +30,22 @@ class TextFeatures(nn.Module):
         self.model = model
         self._pooling = pooling
         self._pad_token = pad_token
+        self.pads = True
+        """Whether texts of several lengths go through the model at once; else each length goes
+        alone, for models in which padding leaks into the states of a text."""
 
     def extra_repr(self) -> str:
         """Name what no parameter shows, since it is part of the digest of the weights."""
-        return f"pooling={self._pooling}"
+        return f"pooling={self._pooling}" + ("" if self.pads else ", pads=False")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return features (B, D) of token ids (B, L), padded at the end with `TOKEN_PADDING`."""
         present = tokens != TOKEN_PADDING
+        if self.pads or bool(present.all()):
+            return self._pool(tokens, present)
+        return run_by_length(tokens, present, lambda rows: self._pool(rows, rows != TOKEN_PADDING))
+
+    def _pool(self, tokens: Tensor, present: Tensor) -> Tensor:
         ids = tokens.masked_fill(~present, self._pad_token)
         output: Any = self.model(input_ids=ids, attention_mask=present.long())
         hidden: Tensor = output.last_hidden_state

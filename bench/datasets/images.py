@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.parts import PART_ORDER
 from bench.digests import digest_value
 from bench.errors import DatasetError
 from bench.interfaces import Examples, RawDataset
+from bench.pixels import decode_image, to_rgb
 from bench.record import Preprocessing
 
 UNREADABLE = (
@@ -35,41 +36,11 @@ UNREADABLE = (
 """What Pillow raises on bytes it cannot decode; its format plugins do not agree on one class."""
 
 _DECODER_VERSION = 1
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 def num_decoding_threads() -> int:
     """Return how many threads decode at once: the CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an upright RGB image; transparency is composited on white.
-
-    The EXIF orientation is applied. 16-bit grey is scaled to 8 bits, where Pillow would clip it.
-    An image that is RGB and upright already comes back as it is.
-
-    Raises:
-        ValueError: The mode has no defined range (32-bit integer or float pixels).
-    """
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "I" and image.format == "PPM":  # Netpbm grey of more than 8 bits, scaled to 16
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no defined range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_rgb(data: bytes) -> Image.Image:
@@ -95,32 +66,6 @@ def unreadable_reason(data: bytes) -> str | None:
     except UNREADABLE as error:
         return str(error) or type(error).__name__
     return None
-
-
-def decode_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Return what a backbone sees of an image before normalisation, uint8, shape (S, S, 3).
-
-    The shorter side is resized to ``round(S / crop_fraction)``, the centre S x S is cropped.
-
-    Args:
-        image: Of any mode and size.
-        preprocessing: Size S, interpolation and crop fraction; mean and deviation play no part.
-    """
-    image = to_rgb(image)
-    size = preprocessing.image_size
-    shorter = max(size, round(size / preprocessing.crop_fraction))
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(side * scale)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    method = _RESAMPLING[preprocessing.interpolation]
-    if (width, height) == image.size or method is Image.Resampling.NEAREST:
-        image = image.resize((width, height), method)
-        return np.asarray(image.crop((left, top, left + size, top + size)))
-    # Only the pixels that the crop keeps are resampled: a third less work on a 4:3 photo, the same
-    # values but for the last bit. Nearest would round to other pixels: it goes the long way.
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return np.asarray(image.resize((size, size), method, box=box))
 
 
 def decode_encoded(data: bytes, preprocessing: Preprocessing) -> np.ndarray:

@@ -4,11 +4,14 @@ Source of the layout: huggingface_hub's guide "Understand caching": ``refs/<revi
 commit, ``snapshots/<commit>/<file>`` is a link to ``blobs/<etag>``.
 """
 
+import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from uuid import uuid4
 
+from bench.digests import digest_value
 from bench.environment import hub_cache_dir, user_cache_dir
 from bench.files import write_atomically
 from bench.interfaces import HubFiles
@@ -43,3 +46,30 @@ def write_reference(wanted: HubFiles, commit: str) -> None:
     if name != commit:
         path = repository_folder(wanted) / "refs" / name
         write_atomically(path, commit.encode())
+
+
+def write_names(wanted: HubFiles, commit: str, names: Collection[str]) -> None:
+    """Note which of the wanted files a repository has; called when they are all here.
+
+    The note lies in the repository's folder of the hub's cache, so that it is copied and deleted
+    with it. The hub's clients look at other folders there.
+    """
+    write_atomically(_names_file(wanted, commit), json.dumps(sorted(names)).encode())
+
+
+def is_known_whole(wanted: HubFiles, commit: str) -> bool:
+    """Return whether the wanted files of a commit were all fetched from here, and still lie here.
+
+    Programs that fetch what they need themselves leave snapshots that look alike and lack some.
+    """
+    try:
+        names = json.loads(_names_file(wanted, commit).read_text())
+    except (OSError, ValueError):
+        return False
+    snapshot = repository_folder(wanted) / "snapshots" / commit
+    return all((snapshot / name).exists() for name in names)
+
+
+def _names_file(wanted: HubFiles, commit: str) -> Path:
+    digest = digest_value([wanted.always, wanted.first_of])
+    return repository_folder(wanted) / "bench" / f"{commit}-{digest[:16]}.json"

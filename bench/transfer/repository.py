@@ -20,7 +20,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from bench.errors import TransferError
 from bench.interfaces import Emit, HubFiles
-from bench.transfer.cache import link_blob, repository_folder, write_reference
+from bench.transfer.cache import link_blob, repository_folder, write_names, write_reference
 from bench.transfer.failures import (
     Place,
     explain_failure,
@@ -76,6 +76,7 @@ def fetch_repository(what: str, wanted: HubFiles, emit: Emit) -> Path:
         for name, blob in zip(lacking, blobs, strict=True):
             link_blob(blob, snapshot / name)
         write_reference(wanted, listing.commit)
+        write_names(wanted, listing.commit, listing.sizes)
     except Exception as error:
         if isinstance(error, TransferError) or not is_expected(error):
             raise

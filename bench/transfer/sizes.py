@@ -13,6 +13,7 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from bench.errors import TransferError
 from bench.interfaces import HubFiles, Origin
+from bench.transfer.cache import repository_folder
 from bench.transfer.failures import is_expected
 from bench.transfer.repository import list_files
 
@@ -60,7 +61,8 @@ def _measure(origin: Origin) -> int | None:
     try:
         if isinstance(origin, HubFiles):
             listing = list_files(origin.repo, origin, tries_again=False)
-            return listing.total_of(listing.sizes)
+            snapshot = repository_folder(origin) / "snapshots" / listing.commit
+            return listing.total_of([n for n in listing.sizes if not (snapshot / n).exists()])
         return _length(origin)
     except Exception as error:
         if isinstance(error, TransferError) or is_expected(error):

@@ -1,6 +1,7 @@
 """Audio models of the hub: features against the plain models, padding, limits and stages."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from bench.backbones.audio_features import LengthAwareNorm
 from bench.backbones.clip_rows import load_extractor
 from bench.backbones.hf import HubSource
+from bench.backbones.hub_kind import folder_modality
 from bench.errors import BackboneError, WeightsMismatchError
 from bench.interfaces import Backbone, Clip, EncodedRow
 from bench.record import AudioPreprocessing
@@ -330,6 +332,29 @@ def test_without_a_feature_extractor_there_is_nothing_to_load(tmp_path: Path) ->
     located = SOURCE.locate(BackboneSpec(name=f"hf/{folder}"))
     assert located.missing
     assert not located.files
+
+
+def test_a_feature_extractor_saved_beside_a_tokenizer_in_one_file_is_found(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(folders["wav2vec2"], folder)
+    own = folder / "preprocessor_config.json"
+    nested = {"feature_extractor": json.loads(own.read_text())}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    own.unlink()
+    spec = BackboneSpec(name=f"hf/{folder}")
+    assert SOURCE.modality(spec) == "audio"
+    assert folder / "processor_config.json" in SOURCE.locate(spec).files
+    backbone = SOURCE.load(spec, image_size=None, seed=0)
+    plain = SOURCE.load(BackboneSpec(name=f"hf/{folders['wav2vec2']}"), image_size=None, seed=0)
+    assert backbone.preprocessing == plain.preprocessing
+
+
+def test_what_else_a_processor_file_holds_makes_no_model_of_images(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 9}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "X"}))
+    assert folder_modality(tmp_path) == "text"
 
 
 def test_random_weights_are_drawn_from_the_seed(folders: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ from bench.backbones.hf import HubSource
 from bench.backbones.hub_features import make_features
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.spec import BackboneSpec
+from tests.texts import train_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = HubSource()
@@ -244,6 +245,35 @@ def test_a_checkpoint_folder_stands_for_the_repository(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(BackboneError, match=r"no weights in .*: model.safetensors or pytorch"):
         SOURCE.load(spec, image_size=None, seed=0)
+
+
+def test_weights_saved_in_half_precision_are_whole_loaded_or_drawn(tmp_path: Path) -> None:
+    vision = {**TINY, "model_type": "clip_vision_model"}
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=vision)
+    folder = save(tmp_path / "x", transformers.CLIPModel(config).to(torch.bfloat16))
+    for weights in ("pretrained", "random"):
+        spec = BackboneSpec(name=f"hf/{folder}", weights=weights)
+        module = SOURCE.load(spec, image_size=None, seed=0).module
+        assert {tensor.dtype for tensor in module.parameters()} == {torch.float32}, weights
+
+
+def test_a_processor_saved_beside_a_tokenizer_in_one_file_is_found(tmp_path: Path) -> None:
+    vision = {**TINY, "model_type": "clip_vision_model"}
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=vision)
+    folder = save(tmp_path / "x", transformers.CLIPModel(config))
+    (folder / "preprocessor_config.json").unlink()
+    train_tokenizer("bert").save_pretrained(folder)
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}
+    )
+    nested = {"image_processor": processor.to_dict(), "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    spec = BackboneSpec(name=f"hf/{folder}")
+    assert SOURCE.modality(spec) == "image"
+    assert folder / "processor_config.json" in SOURCE.locate(spec).files
+    own = SOURCE.load(spec, image_size=None, seed=0).preprocessing
+    assert (own.image_size, own.crop_fraction) == (32, 0.8)
+    assert own.mean == tuple(processor.image_mean)
 
 
 def test_without_a_processor_the_suite_must_say_it_all(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets.folder import FolderSource
-from bench.datasets.images import UNREADABLE, decode_image, open_rgb, to_rgb, unreadable_reason
+from bench.datasets.images import UNREADABLE, open_rgb, unreadable_reason
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.datasets.tree import scan_tree
 from bench.errors import DatasetError
+from bench.pixels import decode_image, to_rgb
 from bench.record import Preprocessing
 from bench.spec import DatasetSpec
 from tests.training import seeing

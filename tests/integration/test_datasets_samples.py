@@ -189,7 +189,7 @@ def test_listing_and_locating_import_no_heavy_package() -> None:
 
 
 def test_an_upright_rgb_image_is_not_copied() -> None:
-    from bench.datasets.images import to_rgb
+    from bench.pixels import to_rgb
 
     image = Image.new("RGB", (4, 4))
     assert to_rgb(image) is image

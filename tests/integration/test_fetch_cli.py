@@ -110,6 +110,31 @@ def test_what_was_fetched_ahead_runs_with_the_network_refused_and_reads_the_same
     assert desk.hub.seen == []
 
 
+def test_a_cell_does_without_what_another_program_left_out_where_the_hub_is_out_of_reach(
+    desk: Desk, model_files: dict[str, bytes]
+) -> None:
+    commit = "0" * 40
+    folder = desk.folder / "hf" / "hub" / "models--me--tiny"
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_bytes(model_files[name])
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    desk.write("{name: hf/me/tiny, mean: 0.5, std: 0.5}")
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    plan = desk.bench("plan", "s.yaml", **away)
+    assert "to download: files of me/tiny that another program did not fetch" in plan.stdout
+    fetched = desk.bench("fetch", "s.yaml", **away)
+    assert fetched.returncode == 3 and "it cannot be reached" in fetched.stderr
+    run = desk.bench("run", "s.yaml", **away)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (record,) = desk.records().values()
+    assert record.backbone is not None and record.backbone.weights_source.endswith(
+        f"@{commit}, fetched by another program, perhaps without its preprocessor_config.json"
+    )
+
+
 def test_one_download_that_fails_does_not_keep_the_others_from_coming(
     desk: Desk, model_files: dict[str, bytes]
 ) -> None:

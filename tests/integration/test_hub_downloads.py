@@ -24,13 +24,14 @@ from bench.catalogue import torchvision_catalogue
 from bench.datasets.hf import HubDataSource
 from bench.environment import find_snapshot, hub_cache_dir
 from bench.errors import BackboneError, BenchError, TransferError, WeightsMissingError
-from bench.record import Progress
+from bench.record import Preprocessing, Progress, TextPreprocessing
 from bench.spec import BackboneSpec, DatasetSpec
 from bench.transfer import files
 from bench.transfer.cache import torch_checkpoint_dir
 from bench.transfer.sizes import measure_sizes
 from bench.transfer.tracking import silent
 from tests.hub_server import Kind, StandInHub, standing_in
+from tests.texts import save_text_model
 
 SPEC = BackboneSpec(name="hf/me/tiny")
 SOURCE = HubSource()
@@ -127,6 +128,112 @@ def test_the_hubs_own_client_finds_what_was_fetched_and_nothing_broken(
 def test_a_load_without_a_fetch_before_downloads_by_itself(hub: StandInHub, commit: str) -> None:
     backbone = SOURCE.load(SPEC, image_size=None, seed=0)
     assert backbone.info.weights_source.endswith(commit)
+
+
+SENTENCES = BackboneSpec(name="hf/me/sentences")
+
+
+@pytest.fixture
+def sentence_files(tmp_path: Path) -> dict[str, bytes]:
+    """A repository whose pooling is told by a file that AutoModel and AutoTokenizer do not read."""
+    folder = save_text_model(tmp_path / "sentences", "bert")
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {**content, "1_Pooling/config.json": json.dumps({"pooling_mode": "mean"}).encode()}
+
+
+def leave_as_another_program(name: str, commit: str, content: dict[str, bytes]) -> Path:
+    """Put some files of a commit into the cache, and no note that this is all of them."""
+    folder = hub_cache_dir() / f"models--{name.replace('/', '--')}"
+    for path, data in content.items():
+        (folder / "snapshots" / commit / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / commit / path).write_bytes(data)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    return folder / "snapshots" / commit
+
+
+def pooling_of(spec: BackboneSpec = SENTENCES) -> str | None:
+    preprocessing = SOURCE.load(spec, image_size=None, seed=0).preprocessing
+    assert isinstance(preprocessing, TextPreprocessing)
+    return preprocessing.pooling
+
+
+def test_what_another_program_left_out_is_fetched_at_the_commit_that_is_here(
+    hub: StandInHub, sentence_files: dict[str, bytes]
+) -> None:
+    commit = hub.add("me/sentences", sentence_files)
+    plain = {name: data for name, data in sentence_files.items() if "Pooling" not in name}
+    snapshot = leave_as_another_program("me/sentences", commit, plain)
+    newer = {**sentence_files, "1_Pooling/config.json": b'{"pooling_mode": "lasttoken"}'}
+    hub.add("me/sentences", newer)
+    located = SOURCE.locate(SENTENCES)
+    (lack,) = located.missing
+    assert located.files and lack.downloadable and lack.origin is not None
+    assert lack.what == "files of me/sentences that another program did not fetch, if it has any"
+    assert measure_sizes([lack.origin]) == {
+        lack.origin: len(sentence_files["1_Pooling/config.json"])
+    }
+    told = fetch(SENTENCES)
+    assert told[-1].num_bytes == len(sentence_files["1_Pooling/config.json"])
+    assert not SOURCE.locate(SENTENCES).missing
+    assert find_snapshot("me/sentences") == snapshot
+    assert pooling_of() == "mean"
+
+
+def test_a_repository_that_has_no_more_is_asked_once(
+    hub: StandInHub, sentence_files: dict[str, bytes]
+) -> None:
+    plain = {name: data for name, data in sentence_files.items() if "Pooling" not in name}
+    leave_as_another_program("me/sentences", hub.add("me/sentences", plain), plain)
+    fetch(SENTENCES)
+    hub.seen.clear()
+    assert not SOURCE.locate(SENTENCES).missing
+    fetch(SENTENCES)
+    backbone = SOURCE.load(SENTENCES, image_size=None, seed=0)
+    assert hub.seen == [] and "another program" not in backbone.info.weights_source
+
+
+def test_a_file_that_is_gone_again_is_missed(
+    hub: StandInHub, sentence_files: dict[str, bytes]
+) -> None:
+    hub.add("me/sentences", sentence_files)
+    fetch(SENTENCES)
+    assert not SOURCE.locate(SENTENCES).missing and pooling_of() == "mean"
+    snapshot = find_snapshot("me/sentences")
+    assert snapshot is not None
+    (snapshot / "1_Pooling" / "config.json").unlink()
+    assert SOURCE.locate(SENTENCES).missing
+
+
+def test_without_network_what_another_program_left_is_used_and_said(
+    hub: StandInHub, sentence_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("me/sentences", sentence_files)
+    plain = {name: data for name, data in sentence_files.items() if "Pooling" not in name}
+    leave_as_another_program("me/sentences", commit, plain)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not SOURCE.locate(SENTENCES).missing
+    assert fetch(SENTENCES) == [] and hub.seen == []
+    source = SOURCE.load(SENTENCES, image_size=None, seed=0).info.weights_source
+    assert source == (
+        f"hub me/sentences@{commit}, fetched by another program, perhaps without its "
+        "1_Pooling/config.json"
+    )
+
+
+def test_an_image_processor_that_another_program_left_out_is_fetched(
+    hub: StandInHub, commit: str, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {name: model_files[name] for name in ("config.json", "model.safetensors")}
+    leave_as_another_program("me/tiny", commit, plain)
+    with monkeypatch.context() as without:
+        without.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(BackboneError, match="has one, `bench fetch` brings it"):
+            SOURCE.load(SPEC, image_size=None, seed=0)
+    assert SOURCE.locate(SPEC).missing
+    fetch()
+    own = SOURCE.load(SPEC, image_size=None, seed=0).preprocessing
+    assert isinstance(own, Preprocessing) and own.mean == (0.1, 0.2, 0.3)
 
 
 def test_pickles_are_fetched_only_where_there_are_no_safetensors(

@@ -13,12 +13,13 @@ from bench.backbones import packaged_text
 from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
 from bench.backbones.text import drop_pooler
-from bench.backbones.text_features import default_pooling
+from bench.backbones.text_features import TextFeatures, default_pooling
+from bench.downloads import Download, fetch_one
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
-from tests.texts import load_text_backbone, make_texts, save_text_model
+from tests.texts import load_text_backbone, make_texts, save_text_model, train_tokenizer
 
 SOURCE = HubSource()
 KINDS = ("bert", "roberta", "gpt2")
@@ -84,6 +85,50 @@ def test_a_sentence_models_own_pooling_and_length_hold(tmp_path: Path) -> None:
     preprocessing = load_text_backbone(folder).preprocessing
     assert isinstance(preprocessing, TextPreprocessing)
     assert (preprocessing.pooling, preprocessing.max_tokens) == ("mean", 20)
+
+
+def save_sentence_model(folder: Path, pooling: dict[str, object]) -> Path:
+    save_text_model(folder, "bert")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("mean", "mean"),
+        (["mean"], "mean"),
+        ("cls", "cls"),
+        ("lasttoken", "last"),
+    ],
+)
+def test_pooling_is_read_as_newer_sentence_transformers_write_it(
+    tmp_path: Path, told: object, expected: str
+) -> None:
+    config = {"embedding_dimension": 32, "pooling_mode": told, "include_prompt": True}
+    folder = save_sentence_model(tmp_path / "m", config)
+    preprocessing = load_text_backbone(folder).preprocessing
+    assert isinstance(preprocessing, TextPreprocessing) and preprocessing.pooling == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode": ["mean", "max"]}, r"mean \+ max"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls \+ mean"),
+    ],
+)
+def test_a_pooling_that_is_not_known_has_to_be_chosen(
+    tmp_path: Path, config: dict[str, object], named: str
+) -> None:
+    folder = save_sentence_model(tmp_path / "m", config)
+    with pytest.raises(BackboneError, match=rf"asks for pooling {named}, .* pooling: cls, mean, l"):
+        load_text_backbone(folder)
+    preprocessing = load_text_backbone(folder, pooling="last").preprocessing
+    assert isinstance(preprocessing, TextPreprocessing) and preprocessing.pooling == "last"
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("bert", 64), ("roberta", 63), ("gpt2", 64)])
@@ -213,6 +258,77 @@ def test_a_pooler_without_weights_elsewhere_in_the_model_is_an_error() -> None:
         drop_pooler(model, ["tower.pooler.dense.bias"], name="x")
 
 
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 500,
+    "max_position_embeddings": 66,
+    "pad_token_id": 0,
+}
+
+
+def save_encoder(folder: Path, config: transformers.PreTrainedConfig) -> Path:
+    """Write a tiny encoder of some kind, and the tokenizer of the others beside it."""
+    transformers.utils.logging.disable_progress_bar()
+    train_tokenizer("bert").save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.SqueezeBertConfig(**SMALL, embedding_size=32),
+        transformers.LayoutLMConfig(**SMALL),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_that_always_calls_its_pooler_runs_without_its_weights(
+    tmp_path: Path, config: transformers.PreTrainedConfig
+) -> None:
+    folder = save_encoder(tmp_path / "m", config)
+    backbone = load_text_backbone(folder)
+    assert not [name for name, _ in backbone.module.named_parameters() if "pooler" in name]
+    with torch.inference_mode():
+        features = backbone.module(batch_of(backbone, TEXTS[:3]))
+    expected = [plain_features(folder, text, "cls") for text in TEXTS[:3]]
+    torch.testing.assert_close(features, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.FNetConfig(**SMALL),
+        transformers.YosoConfig(**SMALL),
+        transformers.CanineConfig(**SMALL, num_hash_buckets=64),
+    ],
+    ids=lambda value: getattr(value, "model_type", value),
+)
+def test_padding_does_not_leak_into_features_where_the_model_has_no_mask(
+    tmp_path: Path, config: transformers.PreTrainedConfig, pooling: str
+) -> None:
+    backbone = load_text_backbone(save_encoder(tmp_path / "m", config), pooling=pooling)
+    texts = [*TEXTS[:6], TEXTS[0]]
+    with torch.inference_mode():
+        together = backbone.module(batch_of(backbone, texts))
+        alone = torch.cat([backbone.module(batch_of(backbone, [text])) for text in texts])
+    assert len({len(text.split()) for text in texts}) > 3
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_models_with_a_mask_take_texts_of_several_lengths_at_once(
+    folders: dict[str, Path],
+) -> None:
+    for folder in folders.values():
+        module = load_text_backbone(folder).module
+        assert isinstance(module, TextFeatures) and module.pads
+
+
 def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     folder = save_text_model(tmp_path / "m", "bert")
     (folder / "tokenizer.json").write_text("{")
@@ -240,6 +356,25 @@ def test_a_text_model_without_a_tokenizer_is_not_whole(tmp_path: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     assert SOURCE.locate(BackboneSpec(name=f"hf/{folder}")).missing
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lack"),
+    [("tokenizer*", "no tokenizer in {}: save it there"), ("*.safetensors", "no weights in {}")],
+)
+def test_what_a_folder_of_the_users_lacks_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, lack: str
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    folder = save_text_model(tmp_path / "m", "bert")
+    for path in folder.glob(pattern):
+        path.unlink()
+    spec = BackboneSpec(name=f"hf/{folder}")
+    (missing,) = SOURCE.locate(spec).missing
+    assert not missing.downloadable and missing.origin is None
+    told = fetch_one(Download("backbone", spec, (missing,)), lambda progress: None)
+    assert told is not None and told.startswith(f"missing: files of hf/{folder}, and it cannot be")
+    assert "To get it: complete that folder: " in told and lack.format(folder) in told
 
 
 @pytest.mark.parametrize(
