@@ -14,11 +14,13 @@ from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
 from bench.backbones.text import drop_pooler
 from bench.backbones.text_features import default_pooling
+from bench.backbones.tokens import digest_tokenizer, load_tokenizer, make_encoder
+from bench.digests import digest_value
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
 from bench.record import TextPreprocessing
 from bench.spec import BackboneSpec
-from tests.texts import load_text_backbone, make_texts, save_text_model
+from tests.texts import load_text_backbone, make_texts, save_text_model, train_tokenizer
 
 SOURCE = HubSource()
 KINDS = ("bert", "roberta", "gpt2")
@@ -119,6 +121,43 @@ def test_a_text_without_a_token_is_one_token(folders: dict[str, Path]) -> None:
     assert backbone.encoder is not None
     (row,) = backbone.encoder.encode([""])
     assert row.values.tolist() == [4] and row.values.dtype == np.int32
+
+
+def change_tokenizer(folder: Path, **settings: object) -> Path:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "text"),
+    [
+        ("bert", {"truncation_side": "left"}, "ship sail wave anchor tide deck"),
+        ("gpt2", {"eos_token": "[SEP]"}, ""),
+    ],
+)
+def test_what_changes_the_tokens_of_a_text_changes_the_digest_of_its_tokenizer(
+    tmp_path: Path, kind: str, settings: dict[str, object], text: str
+) -> None:
+    folder = save_text_model(tmp_path, kind)
+    rows, digests = [], []
+    for changes in ({}, settings):
+        change_tokenizer(folder, **changes)
+        tokenizer = load_tokenizer(folder, name="tiny", trust_remote_code=False)
+        digests.append(digest_tokenizer(tokenizer, folder))
+        rows.append(make_encoder(tokenizer, 6, digests[-1]).encode([text])[0].values.tolist())
+    assert rows[0] != rows[1]
+    assert digests[0] != digests[1]
+
+
+def test_a_usual_tokenizer_is_known_by_its_class_and_its_backend_alone(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("bert")
+    expected = digest_value([type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str()])
+    assert digest_tokenizer(tokenizer, tmp_path) == expected
+    ended = train_tokenizer("gpt2")
+    ended.eos_token = "[PAD]"
+    expected = digest_value([type(ended).__name__, ended.backend_tokenizer.to_str()])
+    assert digest_tokenizer(ended, tmp_path) == expected
 
 
 def test_another_length_has_tokens_of_its_own_and_another_pooling_has_not(
