@@ -74,6 +74,7 @@ class StandInHub:
         faults: In order; the first that matches holds.
         seen: Every request.
         token: What a request must bear to be answered, if anything.
+        tells_size: Whether a refusal of a range beyond the end says where the end is.
         bytes_per_second: How fast content comes; None is as fast as it can.
     """
 
@@ -83,6 +84,7 @@ class StandInHub:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.token: str | None = None
+        self.tells_size = True
         self.bytes_per_second: int | None = None
         self.large_bytes = 1000
         self.closing = threading.Event()
@@ -279,7 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         start = int(wanted[1]) if wanted else 0
         if start and start >= len(data):
-            return self._refuse(416)
+            size = {"Content-Range": f"bytes */{len(data)}"} if self.stand_in.tells_size else {}
+            return self._refuse(416, headers=size)
         body = data[start:]
         ranged = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         length = {"Content-Length": str(len(body)), "Accept-Ranges": "bytes"}

@@ -166,6 +166,8 @@ def _append(file: RemoteFile, part: BinaryIO, report: Callable[[int], None]) -> 
         "GET", file.url, headers=headers, timeout=timeout_seconds()
     ) as response:
         if response.status_code == 416:
+            if response.headers.get("Content-Range", "") == f"bytes */{held}":
+                return  # Whole: an earlier try ended before it was moved.
             _empty(part)
             raise CutOffError(f"it has nothing beyond the first {held:,} bytes")
         hf_raise_for_status(response)

@@ -472,7 +472,26 @@ def test_a_plain_download_without_a_digest_starts_anew_since_nothing_could_check
     assert hub.ranges() == []
 
 
+def test_a_part_that_was_whole_but_not_moved_is_not_downloaded_again(hub: StandInHub) -> None:
+    hub.files[f"/{NAME}"] = NET
+    torch_checkpoint_dir().mkdir(parents=True)
+    (torch_checkpoint_dir() / f"{NAME}.part").write_bytes(NET)
+    assert fetch_net(hub).read_bytes() == NET
+    assert [seen.range for seen in hub.seen] == [f"bytes={len(NET)}-"]
+
+
+def test_a_part_that_is_as_long_as_the_file_is_checked_as_any(hub: StandInHub) -> None:
+    hub.files[f"/{NAME}"] = NET
+    torch_checkpoint_dir().mkdir(parents=True)
+    part = torch_checkpoint_dir() / f"{NAME}.part"
+    part.write_bytes(bytes(len(NET)))
+    with pytest.raises(TransferError, match=r"sha256 begins \w{8}, not \w{8}. Nothing of it was k"):
+        fetch_net(hub)
+    assert not part.exists()
+
+
 def test_a_server_that_has_nothing_beyond_a_part_is_asked_for_the_whole(hub: StandInHub) -> None:
+    hub.tells_size = False
     hub.files[f"/{NAME}"] = NET
     torch_checkpoint_dir().mkdir(parents=True)
     (torch_checkpoint_dir() / f"{NAME}.part").write_bytes(NET)
