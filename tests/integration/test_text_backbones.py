@@ -204,6 +204,41 @@ def test_pooling_is_part_of_what_the_weights_are_known_by(folders: dict[str, Pat
     assert len(digests) == 2
 
 
+def change_config(folder: Path, **settings: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{"num_attention_heads": 4}, {"is_decoder": True}])
+def test_a_setting_that_changes_what_equal_weights_compute_changes_their_digest(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    folder = save_text_model(tmp_path, "bert")
+    plain = load_text_backbone(folder)
+    other = load_text_backbone(change_config(folder, **settings))
+    batch = batch_of(plain, TEXTS)
+    assert not torch.allclose(plain.module(batch), other.module(batch))
+    assert plain.info.weights_digest != other.info.weights_digest
+
+
+def test_names_versions_and_labels_in_a_configuration_do_not_change_the_digest(
+    tmp_path: Path,
+) -> None:
+    folder = save_text_model(tmp_path, "bert")
+    before = load_text_backbone(folder).info
+    change_config(
+        folder,
+        _name_or_path="elsewhere",
+        architectures=["BertForSequenceClassification"],
+        dtype="float64",
+        id2label={"0": "sea", "1": "kitchen"},
+        label2id={"sea": 0, "kitchen": 1},
+        transformers_version="4.0.0",
+    )
+    assert load_text_backbone(folder).info == before
+
+
 def test_weights_that_are_missing_are_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
