@@ -1,7 +1,8 @@
 """A stand-in for the hub on loopback, with faults on request; real clients speak to it.
 
 It answers as huggingface_hub 1 and 2 expect: repository information, references, `resolve` with
-the headers that describe a file, a redirect to a second host for large files, and ranges.
+the headers that describe a file, a redirect to a signed address at a second host for large files,
+and ranges.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ class Fault:
         kind: ``hang``, ``truncate`` the body to a half, a ``wrong`` body, headers with ``no-etag``,
             a web ``page`` instead of an answer, or a status.
         times: How often before it is over; None is always.
+        after: How many that match are answered well before.
     """
 
     pattern: str
     kind: Kind
     times: int | None = None
+    after: int = 0
 
 
 @dataclass
@@ -74,6 +77,8 @@ class StandInHub:
         faults: In order; the first that matches holds.
         seen: Every request.
         token: What a request must bear to be answered, if anything.
+        uses_per_address: How often a signed address is good for content; None is always.
+        tells_size: Whether a refusal of a range beyond the end says where the end is.
         bytes_per_second: How fast content comes; None is as fast as it can.
     """
 
@@ -83,6 +88,9 @@ class StandInHub:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.token: str | None = None
+        self.uses_per_address: int | None = None
+        self.uses: list[int] = []
+        self.tells_size = True
         self.bytes_per_second: int | None = None
         self.large_bytes = 1000
         self.closing = threading.Event()
@@ -110,9 +118,9 @@ class StandInHub:
         repository.branches[branch] = commit
         return commit
 
-    def fail(self, pattern: str, kind: Kind, times: int | None = None) -> None:
+    def fail(self, pattern: str, kind: Kind, times: int | None = None, *, after: int = 0) -> None:
         """Let requests that match go wrong from now on."""
-        self.faults.append(Fault(pattern, kind, times))
+        self.faults.append(Fault(pattern, kind, times, after))
 
     def heal(self) -> None:
         """Answer everything well from now on, and forget what was asked."""
@@ -124,10 +132,25 @@ class StandInHub:
         with self._lock:
             for fault in self.faults:
                 if fault.times != 0 and re.search(fault.pattern, request):
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     if fault.times is not None:
                         fault.times -= 1
                     return fault.kind
         return None
+
+    def sign(self) -> int:
+        """Return the number of a new address."""
+        with self._lock:
+            self.uses.append(0)
+            return len(self.uses) - 1
+
+    def has_expired(self, address: int) -> bool:
+        """Return whether a signed address has been used up, and count the use."""
+        with self._lock:
+            self.uses[address] += 1
+            return self.uses_per_address is not None and self.uses[address] > self.uses_per_address
 
     def blob(self, digest: str) -> bytes | None:
         """Return a large file by its sha256."""
@@ -185,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub, path = self.stand_in, urlsplit(self.path).path
+        at_store = path.startswith("/cdn/")
         headers = self.headers
         hub.seen.append(
             Seen(self.command, path, headers["Host"], headers["Range"], headers["Authorization"])
@@ -193,11 +217,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             hub.closing.wait()
             self.close_connection = True
+        elif at_store and hub.has_expired(int(urlsplit(self.path).query)):
+            self._refuse(403)
         elif isinstance(fault, int):
-            self._refuse(fault)
+            self._refuse(fault, None if at_store else _ERROR_CODES.get(fault))
         elif fault == "page":
             self._send(b"<html>Welcome</html>", {"Content-Type": "text/html"}, None)
-        elif hub.token and not path.startswith("/cdn/") and not self._is_known():
+        elif hub.token and not at_store and not self._is_known():
             self._refuse(401)
         else:
             self._route(path, fault)
@@ -216,11 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(hub.repositories.get((kind, match[2])), match[3], match[4], fault)
         else:
             blob = hub.blob(path[5:]) if path.startswith("/cdn/") else hub.files.get(path)
-            self._send(blob, {}, fault) if blob is not None else self._refuse(404)
+            self._send(blob, {}, fault) if blob is not None else self._refuse(404, "RepoNotFound")
 
     def _tell_references(self, repository: Repository | None) -> None:
         if repository is None:
-            return self._refuse(404)
+            return self._refuse(404, "RepoNotFound")
         branches = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
             for name, commit in repository.branches.items()
@@ -231,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, repo: str, repository: Repository | None, revision: str | None
     ) -> None:
         if repository is None:
-            return self._refuse(404)
+            return self._refuse(404, "RepoNotFound")
         commit = repository.find(revision)
         if commit is None:
             return self._refuse(404, "RevisionNotFound")
@@ -265,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Linked-Etag": f'"{sha}"',
             "X-Linked-Size": str(len(data)),
             # Another name of this machine: to a client it is another host.
-            "Location": f"http://localhost:{self.stand_in.port}/cdn/{sha}",
+            "Location": f"http://localhost:{self.stand_in.port}/cdn/{sha}?{self.stand_in.sign()}",
             "Content-Length": "0",
         }
         return self._head(302, headers)
@@ -279,7 +305,8 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         start = int(wanted[1]) if wanted else 0
         if start and start >= len(data):
-            return self._refuse(416)
+            size = {"Content-Range": f"bytes */{len(data)}"} if self.stand_in.tells_size else {}
+            return self._refuse(416, headers=size)
         body = data[start:]
         ranged = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         length = {"Content-Length": str(len(body)), "Accept-Ranges": "bytes"}
@@ -302,7 +329,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(
         self, status: int, code: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        code = code or _ERROR_CODES.get(status)
         named = {"X-Error-Code": code} if code else {}
         self._head(status, {**(headers or {}), **named, "Content-Length": "0"})
 

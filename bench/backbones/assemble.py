@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from bench.backbones.configuration import find_configuration
 from bench.backbones.weights import weights_digest
 from bench.errors import BackboneError
 from bench.interfaces import (
@@ -41,6 +43,8 @@ class Parts:
         declared_dim: Feature width that the library states, where it states one.
         modality: What the module takes.
         encoder: How texts or clips become its inputs.
+        configuration: Settings outside the module that decide what it computes; None takes those
+            of the module's own ``config``, if it has one.
     """
 
     module: nn.Module
@@ -52,6 +56,7 @@ class Parts:
     trainable: bool = True
     modality: Modality = "image"
     encoder: RowEncoder | None = None
+    configuration: Mapping[str, Any] | None = None
 
 
 def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Backbone:
@@ -81,9 +86,14 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
             f"{spec.name}: its features are {feature_dim} wide, but the library declares "
             f"{parts.declared_dim}."
         )
+    digest = weights_digest(
+        module,
+        architecture=spec.name.partition("@")[0],
+        configuration=parts.configuration or find_configuration(module),
+    )
     info = BackboneInfo(
         name=spec.name,
-        weights_digest=weights_digest(module, architecture=spec.name.partition("@")[0]),
+        weights_digest=digest,
         weights_source=parts.source,
         feature_dim=feature_dim,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),

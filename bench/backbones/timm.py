@@ -150,6 +150,7 @@ class TimmSource:
             source=plan.source,
             licence=config.get("license"),
             declared_dim=_declared_dim(module),
+            configuration=_local_arguments(plan.model),
         )
         return assemble(spec, parts, image_size=image_size)
 
@@ -165,6 +166,16 @@ def _model_name(spec: BackboneSpec) -> str:
 
 def _local_folder(name: str) -> Path:
     return Path(name.removeprefix(_LOCAL)).expanduser()
+
+
+def _local_config(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((_local_folder(name) / "config.json").read_text())
+    return config
+
+
+def _local_arguments(model: str) -> dict[str, Any] | None:
+    """Return what a folder adds to its architecture, which no module may show."""
+    return _local_config(model).get("model_args") if model.startswith(_LOCAL) else None
 
 
 def _find_local_weights(folder: Path) -> Path | None:
@@ -303,7 +314,7 @@ def _takes_size(model: str) -> bool:
     import timm
 
     if model.startswith(_LOCAL):
-        config = json.loads((_local_folder(model) / "config.json").read_text())
+        config = _local_config(model)
         return bool(config.get("pretrained_cfg", config).get("fixed_input_size"))
     return bool(timm.get_pretrained_cfg(model).fixed_input_size)
 

@@ -40,15 +40,31 @@ def load_tokenizer(folder: Path, *, name: str, trust_remote_code: bool) -> Any:
 
 
 def digest_tokenizer(tokenizer: Any, folder: Path) -> str:
-    """Return sha256 of all that a tokenizer is made of; where its files lie is not in it."""
+    """Return sha256 of all that a tokenizer is made of; where its files lie is not in it.
+
+    What a fast tokenizer keeps outside of its backend counts only where it is unusual: the side on
+    which texts are cut, and the token of an empty text.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # What was loaded, whichever of its files it came from.
-        parts = [backend.to_str()]
+        parts = [backend.to_str(), *_unusual_habits(tokenizer)]
     else:
         files = text_files(folder)
         parts = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
     return digest_value([type(tokenizer).__name__, *parts])
+
+
+def _unusual_habits(tokenizer: Any) -> list[str]:
+    habits = []
+    if tokenizer.truncation_side != "right":
+        habits.append(f"truncation_side {tokenizer.truncation_side}")
+    special = [place for place, token in tokenizer.added_tokens_decoder.items() if token.special]
+    nothing = _token_of_nothing(tokenizer)
+    # As in GPT-2, whose first special token ends a text.
+    if nothing != min(special, default=0) and not _tokenise(tokenizer, [""])[0]:
+        habits.append(f"empty {nothing}")
+    return habits
 
 
 def make_encoder(tokenizer: Any, max_tokens: int, digest: str) -> RowEncoder:

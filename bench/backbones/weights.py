@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,18 +173,24 @@ def seeded(seed: int) -> Iterator[None]:
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def weights_digest(module: nn.Module, *, architecture: str) -> str:
+def weights_digest(
+    module: nn.Module, *, architecture: str, configuration: Mapping[str, Any] | None = None
+) -> str:
     """Return sha256 over the architecture and every parameter and buffer, in order.
 
     Equal tensors in another architecture are another backbone: activation, padding or stride can
-    differ where no shape does. So its name counts, and its modules as they print themselves.
+    differ where no shape does. So its name counts, its modules as they print themselves, and its
+    configuration, for what no module prints (the number of heads, a mask of the future).
 
     Args:
         module: Whose tensors' names, dtypes, shapes and bytes count.
         architecture: Name of what computes with them.
+        configuration: Settings that decide what it computes; None where it has none of its own.
     """
     described = f"{architecture}\n{_ADDRESS.sub('', repr(module))}\n"
     sha = hashlib.sha256(described.encode())
+    if configuration:
+        sha.update(f"{json.dumps(configuration, sort_keys=True, default=str)}\n".encode())
     for kind, tensors in (("p", module.named_parameters()), ("b", module.named_buffers())):
         for name, tensor in tensors:
             sha.update(f"{kind} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

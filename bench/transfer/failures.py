@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -61,6 +62,20 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, _CLIENT_ERROR | CutOffError)
 
 
+def is_refusal(error: HfHubHTTPError) -> bool:
+    """Return whether the answer was that access is forbidden."""
+    return error.response.status_code in (401, 403)
+
+
+def is_of_hub(place: Place, error: HfHubHTTPError) -> bool:
+    """Return whether the hub itself answered, and not a host where it stores its files."""
+    return place.repo is not None and _host(str(error.response.url)) == _host(place.host)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
 def is_expected(error: Exception) -> bool:
     """Return whether an error is one that a network, a server or a disk may cause."""
     return isinstance(error, _CLIENT_ERROR | CutOffError | OSError | HFValidationError)
@@ -90,8 +105,10 @@ def _explain_answer(place: Place, error: HfHubHTTPError) -> tuple[str, str]:
     status = error.response.status_code
     if status in _BUSY:
         return f"it answered {status} each time", f"It is down or busy. {_AGAIN}"
+    if is_refusal(error) and not is_of_hub(place, error):
+        return _explain_refusal(place, error)
     if isinstance(error, GatedRepoError) or status == 403:
-        page = f"{place.host}/{place.repo}" if place.repo else place.host
+        page = f"{place.host}/{place.repo}"
         return f"access is gated ({status})", f"Ask for access at {page}, then {_LOG_IN}"
     if status == 401:
         return (
@@ -108,6 +125,14 @@ def _explain_answer(place: Place, error: HfHubHTTPError) -> tuple[str, str]:
         return "there is no such thing (404)", f"Check the name; if it is private, {_LOG_IN}"
     said = f": {error.server_message}" if error.server_message else ""
     return f"it answered {status}{said}", "Check the name and the address"
+
+
+def _explain_refusal(place: Place, error: HfHubHTTPError) -> tuple[str, str]:
+    who = f"{_host(str(error.response.url))}, where its bytes lie," if place.repo else "it"
+    return (
+        f"{who} refuses access ({error.response.status_code})",
+        f"{_AGAIN}; if it stays so, a proxy on the way may forbid it",
+    )
 
 
 def _explain_silence(place: Place, error: Exception) -> tuple[str, str]:

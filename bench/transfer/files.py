@@ -13,11 +13,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from huggingface_hub import get_session
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
 from bench.errors import TransferError
@@ -26,12 +27,17 @@ from bench.transfer.failures import (
     Place,
     explain_failure,
     is_expected,
+    is_of_hub,
+    is_refusal,
     is_transient,
 )
 from bench.transfer.settings import timeout_seconds
 
 _WAITS_SECONDS = (1.0, 2.0)
 """Between tries; as many tries again are made whenever one brought something."""
+
+_MAX_ADDRESSES = 3
+"""Of one file, before anything has arrived from the last of them."""
 
 _CHUNK_BYTES = 1 << 20
 _GIT_DIGEST = re.compile(r"[0-9a-f]{40}")
@@ -51,6 +57,7 @@ class RemoteFile:
             git names it; None or anything else checks nothing.
         num_bytes: As announced; None where unknown.
         headers: Of the request.
+        describe_again: Asks for the same file anew, where its address may expire.
     """
 
     url: str
@@ -58,6 +65,7 @@ class RemoteFile:
     digest: str | None = None
     num_bytes: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    describe_again: Callable[[], RemoteFile] | None = None
 
     @property
     def part(self) -> Path:
@@ -86,7 +94,7 @@ def download(file: RemoteFile, place: Place, report: Callable[[int], None]) -> N
                 return
             if not _checks(file.digest):
                 _empty(part)  # Two versions of a file could end up in one, and nothing would tell.
-            _fill(file, part, report)
+            _fill(file, place, part, report)
             os.fsync(part.fileno())
             _check(file, place)
             file.part.replace(file.path)
@@ -138,7 +146,28 @@ def _is_at(part: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _fill(file: RemoteFile, part: BinaryIO, report: Callable[[int], None]) -> None:
+def _fill(file: RemoteFile, place: Place, part: BinaryIO, report: Callable[[int], None]) -> None:
+    """Append what is not here, under a fresh address where the last one is refused.
+
+    A signed address may expire while its bytes arrive; whoever gave it gives another.
+    """
+    num_addresses = 1
+    while True:
+        held = _size(part)
+        try:
+            return _append_patiently(file, part, report)
+        except HfHubHTTPError as error:
+            if _size(part) > held:
+                num_addresses = 1
+            expired = is_refusal(error) and (_size(part) or not is_of_hub(place, error))
+            if file.describe_again is None or not expired or num_addresses == _MAX_ADDRESSES:
+                raise
+        num_addresses += 1
+        again = file.describe_again()
+        file = replace(file, url=again.url, headers=again.headers)
+
+
+def _append_patiently(file: RemoteFile, part: BinaryIO, report: Callable[[int], None]) -> None:
     sizes = [_size(part)]
 
     def has_advanced() -> bool:
@@ -166,6 +195,8 @@ def _append(file: RemoteFile, part: BinaryIO, report: Callable[[int], None]) -> 
         "GET", file.url, headers=headers, timeout=timeout_seconds()
     ) as response:
         if response.status_code == 416:
+            if response.headers.get("Content-Range", "") == f"bytes */{held}":
+                return  # Whole: an earlier try ended before it was moved.
             _empty(part)
             raise CutOffError(f"it has nothing beyond the first {held:,} bytes")
         hf_raise_for_status(response)

@@ -184,6 +184,7 @@ def _describe(name: str, commit: str, wanted: HubFiles, place: Place) -> RemoteF
         digest=etag,
         num_bytes=metadata.size,
         headers=_headers(metadata.location),
+        describe_again=lambda: _describe(name, commit, wanted, place),
     )
 
 

@@ -1,5 +1,6 @@
 """The environment's word on downloads: which hub, and how long to wait; reads it when asked."""
 
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -16,11 +17,16 @@ def endpoint() -> str:
 def timeout_seconds(variable: str = "HF_HUB_DOWNLOAD_TIMEOUT") -> float:
     """Return how long an answer may keep one waiting: 10 s unless the environment says otherwise.
 
+    What is no positive number there counts as nothing.
+
     Args:
         variable: ``HF_HUB_DOWNLOAD_TIMEOUT`` for bytes, ``HF_HUB_ETAG_TIMEOUT`` for questions.
     """
-    asked = os.environ.get(variable, "")
-    return float(asked) if asked.isdigit() and int(asked) else _DEFAULT_SECONDS
+    try:
+        asked = float(os.environ.get(variable, ""))
+    except ValueError:
+        return _DEFAULT_SECONDS
+    return asked if math.isfinite(asked) and asked > 0 else _DEFAULT_SECONDS
 
 
 @contextmanager

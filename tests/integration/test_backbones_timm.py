@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.backbones import timm as source_module
 from bench.backbones.timm import TimmSource
-from bench.backbones.weights import seeded
+from bench.backbones.weights import seeded, weights_digest
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.spec import BackboneSpec
 
@@ -175,6 +175,26 @@ def test_a_local_folder_brings_architecture_and_statistics(tmp_path: Path) -> No
     assert SOURCE.load(spec, image_size=64, seed=0).preprocessing.image_size == 64
     random = SOURCE.load(spec.model_copy(update={"weights": "random"}), image_size=64, seed=3)
     assert random.info.weights_source == "random (seed 3)"
+
+
+def test_arguments_of_a_folder_that_no_module_shows_change_its_digest(tmp_path: Path) -> None:
+    save_file(make_state("test_vit", num_classes=5), tmp_path / "model.safetensors")
+    pretrained = {
+        "num_classes": 5,
+        "input_size": [3, 160, 160],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    digests = set()
+    for arguments in ({}, {"num_heads": 4}, {"num_heads": 8}):
+        config = {"architecture": "test_vit", "model_args": arguments, "pretrained_cfg": pretrained}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        spec = BackboneSpec(name=f"timm/local-dir:{tmp_path}")
+        backbone = SOURCE.load(spec, image_size=None, seed=0)
+        digests.add(backbone.info.weights_digest)
+        plain = weights_digest(backbone.module, architecture=spec.name)
+        assert (backbone.info.weights_digest == plain) == (not arguments)
+    assert len(digests) == 3
 
 
 def test_a_folder_that_timm_cannot_build_is_told(tmp_path: Path) -> None:

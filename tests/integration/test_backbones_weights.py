@@ -1,6 +1,7 @@
 """State dicts, digests, trials and caches of weights, with real files and a real local server."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.backbones import hub
 from bench.backbones.assemble import Parts, assemble, measure_feature_dim
+from bench.backbones.configuration import find_configuration
 from bench.backbones.weights import (
     explain_strict_failure,
     load_complete,
@@ -136,6 +138,30 @@ def test_equal_tensors_in_another_architecture_have_another_digest() -> None:
     sharp.load_state_dict(smooth.state_dict())
     digests = {weights_digest(net, architecture="net") for net in (smooth, sharp)}
     assert len(digests | {weights_digest(sharp, architecture="other")}) == 3
+
+
+def test_the_digest_of_a_model_without_configuration_is_pinned() -> None:
+    net = nn.Linear(2, 1)
+    nn.init.ones_(net.weight)
+    nn.init.zeros_(net.bias)
+    known = "bb8898fc6be25990a530bfcea2db593a41ca886d291f5286bbd1b5f56da71470"
+    assert weights_digest(net, architecture="net") == known
+    assert weights_digest(net, architecture="net", configuration={"heads": 2}) != known
+    assert find_configuration(net) is None
+
+
+def test_a_configuration_is_found_within_and_cleared_at_every_depth() -> None:
+    class Config:
+        def to_diff_dict(self) -> dict[str, object]:
+            inner = {"dtype": "float16", "heads": 2, "limits": (0.0, math.inf)}
+            return {"_name_or_path": "/mine", "text": inner, "transformers_version": "5.0"}
+
+    net = nn.Linear(2, 1)
+    net.config = Config()
+    wrapped = nn.Sequential(net)
+    found = find_configuration(wrapped)
+    assert found == {"text": {"heads": 2, "limits": (0.0, math.inf)}}
+    assert len(weights_digest(wrapped, architecture="net", configuration=found)) == 64
 
 
 class Odd(nn.Module):

@@ -284,6 +284,11 @@ def test_progress_says_what_and_how_many_bytes_of_how_many(
         ("HEAD .*safetensors", 403, r"gated \(403\). Ask for access at {url}/me/tiny"),
         ("HEAD .*safetensors", 404, r"no such thing \(404\)"),
         ("GET /cdn", 404, r"no such thing \(404\)"),
+        (
+            "GET /cdn",
+            403,
+            rf"localhost:\d+, where its bytes lie, refuses access \(403\)\. {AGAIN}; if it stays",
+        ),
         ("GET /api", 503, rf"answered 503 each time. It is down or busy. {AGAIN}"),
         ("HEAD .*safetensors", 503, "answered 503 each time"),
         ("GET /cdn", 503, "answered 503 each time"),
@@ -340,6 +345,49 @@ def test_a_download_that_was_cut_off_goes_on_where_it_stopped_in_a_later_run(
 def test_a_passing_fault_is_ridden_out(hub: StandInHub, commit: str, fault: Kind) -> None:
     for pattern in ("GET /api", "HEAD .*safetensors", "GET /cdn"):
         hub.fail(pattern, fault, times=1)
+    fetch()
+    assert not SOURCE.locate(SPEC).missing
+
+
+def test_an_address_that_expires_midway_is_asked_for_again(
+    hub: StandInHub, commit: str, model_files: dict[str, bytes]
+) -> None:
+    hub.uses_per_address = 1
+    hub.fail("GET /cdn", "truncate", times=1)
+    fetch()
+    whole = len(model_files["model.safetensors"])
+    assert hub.ranges() == [f"bytes={whole // 2}-"] * 2
+    assert hub.uses == [2, 1]
+    snapshot = find_snapshot("me/tiny")
+    assert snapshot is not None
+    assert (snapshot / "model.safetensors").read_bytes() == model_files["model.safetensors"]
+
+
+def test_a_store_that_refuses_every_address_is_asked_three_times(
+    hub: StandInHub, commit: str
+) -> None:
+    hub.uses_per_address = 0
+    with pytest.raises(TransferError, match="refuses access") as caught:
+        fetch()
+    assert "gated" not in str(caught.value)
+    assert hub.uses == [1, 1, 1]
+
+
+def test_access_that_the_hub_withdraws_midway_is_gated(hub: StandInHub, commit: str) -> None:
+    hub.uses_per_address = 1
+    hub.fail("GET /cdn", "truncate", times=1)
+    hub.fail("HEAD .*safetensors", 403, after=1)
+    with pytest.raises(TransferError, match=r"gated \(403\). Ask for access at .*/me/tiny"):
+        fetch()
+    assert hub.uses == [2]
+
+
+def test_a_hub_that_stores_its_files_itself_may_have_addresses_that_expire_too(
+    hub: StandInHub, commit: str, model_files: dict[str, bytes]
+) -> None:
+    hub.large_bytes = 10**9
+    hub.fail("GET .*safetensors", "truncate", times=1)
+    hub.fail("GET .*safetensors", 403, times=1)
     fetch()
     assert not SOURCE.locate(SPEC).missing
 
@@ -548,8 +596,8 @@ def test_a_plain_download_goes_on_where_it_stopped_and_is_verified(hub: StandInH
     ("fault", "message"),
     [
         (404, r"no such thing \(404\)"),
-        (401, r"\(401\)"),
-        (403, r"gated \(403\)"),
+        (401, r": it refuses access \(401\)\. Run it again"),
+        (403, r": it refuses access \(403\)\. Run it again"),
         (503, "answered 503 each time"),
         ("hang", "no answer within 1 s"),
         ("wrong", r"sha256 begins \w{8}, not \w{8}. Nothing of it was kept"),
@@ -579,7 +627,26 @@ def test_a_plain_download_without_a_digest_starts_anew_since_nothing_could_check
     assert hub.ranges() == []
 
 
+def test_a_part_that_was_whole_but_not_moved_is_not_downloaded_again(hub: StandInHub) -> None:
+    hub.files[f"/{NAME}"] = NET
+    torch_checkpoint_dir().mkdir(parents=True)
+    (torch_checkpoint_dir() / f"{NAME}.part").write_bytes(NET)
+    assert fetch_net(hub).read_bytes() == NET
+    assert [seen.range for seen in hub.seen] == [f"bytes={len(NET)}-"]
+
+
+def test_a_part_that_is_as_long_as_the_file_is_checked_as_any(hub: StandInHub) -> None:
+    hub.files[f"/{NAME}"] = NET
+    torch_checkpoint_dir().mkdir(parents=True)
+    part = torch_checkpoint_dir() / f"{NAME}.part"
+    part.write_bytes(bytes(len(NET)))
+    with pytest.raises(TransferError, match=r"sha256 begins \w{8}, not \w{8}. Nothing of it was k"):
+        fetch_net(hub)
+    assert not part.exists()
+
+
 def test_a_server_that_has_nothing_beyond_a_part_is_asked_for_the_whole(hub: StandInHub) -> None:
+    hub.tells_size = False
     hub.files[f"/{NAME}"] = NET
     torch_checkpoint_dir().mkdir(parents=True)
     (torch_checkpoint_dir() / f"{NAME}.part").write_bytes(NET)

@@ -14,6 +14,8 @@ from bench.backbones.hf import HubSource
 from bench.backbones.packaged import PackagedSource
 from bench.backbones.text import drop_pooler
 from bench.backbones.text_features import TextFeatures, default_pooling
+from bench.backbones.tokens import digest_tokenizer, load_tokenizer, make_encoder
+from bench.digests import digest_value
 from bench.downloads import Download, fetch_one
 from bench.errors import BackboneError, WeightsMismatchError, WeightsMissingError
 from bench.interfaces import TOKEN_PADDING, Backbone
@@ -166,6 +168,43 @@ def test_a_text_without_a_token_is_one_token(folders: dict[str, Path]) -> None:
     assert row.values.tolist() == [4] and row.values.dtype == np.int32
 
 
+def change_tokenizer(folder: Path, **settings: object) -> Path:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "text"),
+    [
+        ("bert", {"truncation_side": "left"}, "ship sail wave anchor tide deck"),
+        ("gpt2", {"eos_token": "[SEP]"}, ""),
+    ],
+)
+def test_what_changes_the_tokens_of_a_text_changes_the_digest_of_its_tokenizer(
+    tmp_path: Path, kind: str, settings: dict[str, object], text: str
+) -> None:
+    folder = save_text_model(tmp_path, kind)
+    rows, digests = [], []
+    for changes in ({}, settings):
+        change_tokenizer(folder, **changes)
+        tokenizer = load_tokenizer(folder, name="tiny", trust_remote_code=False)
+        digests.append(digest_tokenizer(tokenizer, folder))
+        rows.append(make_encoder(tokenizer, 6, digests[-1]).encode([text])[0].values.tolist())
+    assert rows[0] != rows[1]
+    assert digests[0] != digests[1]
+
+
+def test_a_usual_tokenizer_is_known_by_its_class_and_its_backend_alone(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("bert")
+    expected = digest_value([type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str()])
+    assert digest_tokenizer(tokenizer, tmp_path) == expected
+    ended = train_tokenizer("gpt2")
+    ended.eos_token = "[PAD]"
+    expected = digest_value([type(ended).__name__, ended.backend_tokenizer.to_str()])
+    assert digest_tokenizer(ended, tmp_path) == expected
+
+
 def test_another_length_has_tokens_of_its_own_and_another_pooling_has_not(
     folders: dict[str, Path],
 ) -> None:
@@ -208,6 +247,41 @@ def test_pooling_is_part_of_what_the_weights_are_known_by(folders: dict[str, Pat
         for pooling in ("cls", "mean")
     }
     assert len(digests) == 2
+
+
+def change_config(folder: Path, **settings: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{"num_attention_heads": 4}, {"is_decoder": True}])
+def test_a_setting_that_changes_what_equal_weights_compute_changes_their_digest(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    folder = save_text_model(tmp_path, "bert")
+    plain = load_text_backbone(folder)
+    other = load_text_backbone(change_config(folder, **settings))
+    batch = batch_of(plain, TEXTS)
+    assert not torch.allclose(plain.module(batch), other.module(batch))
+    assert plain.info.weights_digest != other.info.weights_digest
+
+
+def test_names_versions_and_labels_in_a_configuration_do_not_change_the_digest(
+    tmp_path: Path,
+) -> None:
+    folder = save_text_model(tmp_path, "bert")
+    before = load_text_backbone(folder).info
+    change_config(
+        folder,
+        _name_or_path="elsewhere",
+        architectures=["BertForSequenceClassification"],
+        dtype="float64",
+        id2label={"0": "sea", "1": "kitchen"},
+        label2id={"sea": 0, "kitchen": 1},
+        transformers_version="4.0.0",
+    )
+    assert load_text_backbone(folder).info == before
 
 
 def test_weights_that_are_missing_are_an_error(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -67,7 +67,16 @@ def test_endpoint_and_seconds_follow_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
     assert (endpoint(), timeout_seconds("HF_HUB_ETAG_TIMEOUT")) == ("https://huggingface.co", 10)
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
-    for given, seconds in (("3", 3), ("0", 10), ("soon", 10)):
+    tries = (
+        ("3", 3),
+        ("30.5", 30.5),
+        ("0", 10),
+        ("-2", 10),
+        ("inf", 10),
+        ("nan", 10),
+        ("soon", 10),
+    )
+    for given, seconds in tries:
         monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", given)
         assert timeout_seconds("HF_HUB_ETAG_TIMEOUT") == seconds
     assert endpoint() == "https://mirror.example"
