@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bench.backbones.configuration import find_configuration
+from bench.backbones.use_order import UsesRecorder, order_by_use
 from bench.backbones.weights import weights_digest
 from bench.errors import BackboneError
 from bench.interfaces import (
@@ -39,6 +40,7 @@ class Parts:
 
     Attributes:
         own: Preprocessing as the weights want it.
+        stages: In the order of definition; where the order of use differs, that one counts.
         source: Where the weights came from, for people.
         declared_dim: Feature width that the library states, where it states one.
         modality: What the module takes.
@@ -75,21 +77,20 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
     preprocessing = parts.own
     if isinstance(preprocessing, Preprocessing):
         preprocessing = resolve_preprocessing(spec, preprocessing, image_size)
-        feature_dim = measure_feature_dim(module, preprocessing.image_size, name=spec.name)
-    else:
-        assert parts.encoder is not None, "what takes rows says how they are made"
-        feature_dim = measure_row_features(
-            module, parts.encoder, _trial_examples(parts.modality), name=spec.name
-        )
+    with UsesRecorder(module) as uses:
+        feature_dim = _try(module, parts, preprocessing, name=spec.name)
     if parts.declared_dim not in (None, feature_dim):
         raise BackboneError(
             f"{spec.name}: its features are {feature_dim} wide, but the library declares "
             f"{parts.declared_dim}."
         )
+    stages = order_by_use(module, parts.stages, uses.names) if parts.trainable else parts.stages
+    configuration = dict(parts.configuration or find_configuration(module) or {})
+    if stages != parts.stages:
+        # They were others before stages went by use, and what was trained by them is not this.
+        configuration["stages"] = "by use"
     digest = weights_digest(
-        module,
-        architecture=spec.name.partition("@")[0],
-        configuration=parts.configuration or find_configuration(module),
+        module, architecture=spec.name.partition("@")[0], configuration=configuration
     )
     info = BackboneInfo(
         name=spec.name,
@@ -97,18 +98,27 @@ def assemble(spec: BackboneSpec, parts: Parts, *, image_size: int | None) -> Bac
         weights_source=parts.source,
         feature_dim=feature_dim,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
-        stages=tuple(stage.name for stage in parts.stages),
+        stages=tuple(stage.name for stage in stages),
         licence=parts.licence,
     )
     return Backbone(
         module=module,
         info=info,
         preprocessing=preprocessing,
-        stages=parts.stages,
+        stages=stages,
         trainable=parts.trainable,
         modality=parts.modality,
         encoder=parts.encoder,
     )
+
+
+def _try(module: nn.Module, parts: Parts, preprocessing: InputPreprocessing, *, name: str) -> int:
+    """Return the width of the features of two examples."""
+    if isinstance(preprocessing, Preprocessing):
+        return measure_feature_dim(module, preprocessing.image_size, name=name)
+    assert parts.encoder is not None, "what takes rows says how they are made"
+    examples = _trial_examples(parts.modality)
+    return measure_row_features(module, parts.encoder, examples, name=name)
 
 
 def resolve_preprocessing(

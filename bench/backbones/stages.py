@@ -3,7 +3,8 @@
 timm models say themselves how their parameters group. For the others the module tree is cut into
 units, and a unit with two weight tensors or more is a block: what comes before the first block is
 the stem, what follows the last one (final norm, last convolution) belongs to it, and a lone
-convolution between two blocks (a transition) belongs to the one after.
+convolution between two blocks (a transition) belongs to the one after. All of this goes by the
+order of definition; `use_order` mends it where a model runs in another.
 """
 
 from __future__ import annotations
