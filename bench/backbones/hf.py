@@ -108,7 +108,7 @@ class HubSource:
         rest = _wanted_of(spec, place)
         if rest is None:
             return Located(files=files, packages=packages)
-        what = f"files of {place.repo} that another program did not fetch, if it has any"
+        what = f"any other files of {place.repo}"
         missing = replace(hub.missing_from_hub(rest), what=what)
         return Located(files=files, missing=(missing,), packages=packages)
 
@@ -284,7 +284,7 @@ def _wanted_of(spec: BackboneSpec, place: _Place) -> HubFiles | None:
 
 
 def _unsure_of(spec: BackboneSpec, place: _Place) -> str | None:
-    """Return the file that decides numbers and that only another program left out, or None."""
+    """Return a file that decides numbers and that may not have been fetched, or None."""
     if place.repo is None or place.folder is None:
         return None
     modality = folder_modality(place.folder)
@@ -303,7 +303,7 @@ def _is_whole(place: _Place, weights: bool) -> bool:
 def _source(spec: BackboneSpec, place: _Place) -> tuple[Path, str]:
     folder = place.folder or Path()
     lack = _unsure_of(spec, place)
-    told = f", fetched by another program, perhaps without its {lack}" if lack else ""
+    told = f", perhaps without its {lack}" if lack else ""
     return folder, f"hub {place.repo}@{folder.name}{told}"
 
 

@@ -117,7 +117,8 @@ def _stand_in_for_pooler(model: Any) -> None:
     if not hasattr(model, "pooler") or model.pooler is not None:
         return
     try:
-        model(input_ids=torch.zeros(1, 1, dtype=torch.int64))
+        one = torch.ones(1, 1, dtype=torch.int64)
+        model(input_ids=one - 1, attention_mask=one)
     except TypeError:
         model.register_module("pooler", nn.Identity())
     except TRIAL_FAILURES:
@@ -152,7 +153,8 @@ def _own_pooling(spec: BackboneSpec, folder: Path) -> Pooling | None:
         BackboneError: It is one that is not known here, or several at once.
     """
     config = read_json(folder / POOLING)
-    told = config.get("pooling_mode", [name for key, name in _OLD_FLAGS.items() if config.get(key)])
+    flagged = [name for key, name in _OLD_FLAGS.items() if config.get(key)]
+    told = config.get("pooling_mode") or flagged
     modes = [told] if isinstance(told, str) else list(told)
     if not modes:
         return None
