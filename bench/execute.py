@@ -22,6 +22,7 @@ import torch
 
 from bench import metrics, registry
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_value
 from bench.entry_points import Plugin
@@ -204,15 +205,13 @@ class _Attempt:
         return refits or strategy.needs_val(self.cell.strategy)
 
     def _prepare_data(self, backbone: Backbone, strategy: Strategy) -> PreparedData:
-        self._fetch(registry.dataset_source(self.cell.dataset.name), self.cell.dataset)
+        cell = self.cell
+        self._fetch(registry.dataset_source(cell.dataset.name), cell.dataset)
         with self.runtime.phase("load_data"):
             data = prepare_data(
-                self.cell.dataset,
+                cell.dataset,
+                draw=Draw(cell.split_seed, cell.seed, cell.fold, self._uses_val(strategy)),
                 backbone=backbone,
-                split_seed=self.cell.split_seed,
-                seed=self.cell.seed,
-                fold=self.cell.fold,
-                needs_val=self._uses_val(strategy),
                 cache=self.runtime.cache,
                 emit=self.runtime.emit,
             )

@@ -30,6 +30,7 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.digests import digest_text
 from bench.record import Record
@@ -60,7 +61,7 @@ limits: {{profile_time: 0.2s}}
 
 
 @dataclass(frozen=True)
-class Draw:
+class ScoredDraw:
     """One seed's result by both solvers.
 
     Attributes:
@@ -177,7 +178,7 @@ def describe(row: Row) -> str:
     )
 
 
-def compare_draws(cache: Path, records: Sequence[Record]) -> list[Draw]:
+def compare_draws(cache: Path, records: Sequence[Record]) -> list[ScoredDraw]:
     """Return both solvers' accuracy for every record, on the draws and embeddings of its cell.
 
     Args:
@@ -195,7 +196,7 @@ def compare_draws(cache: Path, records: Sequence[Record]) -> list[Draw]:
         peer = LogisticRegression(C=1 / L2, tol=1e-6, max_iter=5000)
         peer.fit(train, data.train.labels)
         right = np.mean(peer.predict(test) == data.test.labels)
-        draws.append(Draw(record.cell.seed, record.test.accuracy, float(right)))
+        draws.append(ScoredDraw(record.cell.seed, record.test.accuracy, float(right)))
     return draws
 
 
@@ -205,9 +206,7 @@ def _prepare(record: Record, cache: ArtifactCache) -> PreparedData:
     return prepare_data(
         cell.dataset,
         backbone=source.load(cell.backbone, image_size=None, seed=cell.seed),
-        split_seed=cell.split_seed,
-        seed=cell.seed,
-        needs_val=False,
+        draw=Draw(cell.split_seed, cell.seed, needs_val=False),
         cache=cache,
     )
 

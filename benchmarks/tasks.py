@@ -16,6 +16,7 @@ import torch
 
 from bench import registry
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.interfaces import Backbone, Split, Task
 from bench.record import Progress
@@ -91,9 +92,7 @@ def prepare(
     data = prepare_data(
         dataset,
         backbone=backbone,
-        split_seed=0,
-        seed=0,
-        needs_val=needs_val,
+        draw=Draw(0, 0, needs_val=needs_val),
         cache=runtime.cache,
     )
     for split in (data.train, data.val, data.test):

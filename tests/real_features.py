@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bench import registry
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import prepare_data
 from bench.interfaces import Backbone, Split, Task
 from bench.spec import BackboneSpec, DatasetSpec
@@ -61,9 +62,7 @@ def draw_data(
     data = prepare_data(
         DatasetSpec(name="digits", **sampling),
         backbone=backbone,
-        split_seed=0,
-        seed=seed,
-        needs_val=val,
+        draw=Draw(0, seed, needs_val=val),
         cache=runtime.cache,
     )
     task = Task(backbone, data.train, data.val, 10, seed, runtime)

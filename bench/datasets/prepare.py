@@ -45,13 +45,10 @@ class PreparedData:
 def prepare_data(
     spec: DatasetSpec,
     *,
+    draw: Draw,
     backbone: Backbone,
-    split_seed: int,
-    seed: int,
-    needs_val: bool,
     cache: ArtifactCache,
     emit: Emit | None = None,
-    fold: int | None = None,
 ) -> PreparedData:
     """Return the splits of a dataset over one pool of what the backbone takes.
 
@@ -60,13 +57,10 @@ def prepare_data(
 
     Args:
         spec: With ``shots`` as one number; a list of them is for the plan to expand.
+        draw: Seeds and fold of the splits.
         backbone: Decides the form of the pool; fitted to train here, if it has to be.
-        split_seed: Draws the test split.
-        seed: Draws val and samples.
-        needs_val: Whether the strategy chooses anything, or is fitted again with val.
         cache: Holds decoded images, tokens and digests.
         emit: Told once that data is being read.
-        fold: Which of the spec's folds is tested on; None where it has none.
 
     Raises:
         DatasetError: The data cannot be found, read or split as asked, or is of another modality
@@ -76,7 +70,7 @@ def prepare_data(
         emit(Progress(phase="data"))
     dataset = dataset_source(spec.name).load(spec, cache)
     parts = [dataset.parts[part] for part in PART_ORDER if part in dataset.parts]
-    drawn = split_dataset(dataset, spec, Draw(split_seed, seed, fold, needs_val))
+    drawn = split_dataset(dataset, spec, draw)
     _check_modality(spec, parts[0], backbone)
     if backbone.fit is not None:
         backbone = backbone.fit(_read_texts(parts, drawn.train))

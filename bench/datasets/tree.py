@@ -88,14 +88,14 @@ def _part_folders(root: Path) -> dict[str, Path]:
     splits = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
     others = [name for name in names if name not in splits]
     strange = _siblings_alike(root, next(iter(splits)), others) if len(splits) == 1 else []
-    if len(splits) < 2 and (others or list(splits.values()) != ["train"]) and not strange:
-        return {"train": root}
     if strange:
         raise DatasetError(
             f"{root}: {', '.join((*splits, *strange))} hold folders of the same names, so they "
             f"look like splits, and '{strange[0]}' is no split's name. Rename it to one of "
             f"{', '.join(PART_NAMES)}; where they are classes, put their files into them directly."
         )
+    if len(splits) < 2 and (others or list(splits.values()) != ["train"]):
+        return {"train": root}
     if others:
         raise DatasetError(
             f"{root} holds split folders ({', '.join(splits)}) beside others "

@@ -15,6 +15,7 @@ import torch
 from bench import registry
 from bench.artifacts import ArtifactCache
 from bench.backbones.hf import HubSource
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.errors import StrategyError
 from bench.interfaces import Backbone, Task
@@ -57,9 +58,7 @@ def prepare(sounds: Path, backbone: Backbone, cache: ArtifactCache) -> PreparedD
     return prepare_data(
         DatasetSpec(name=f"folder:{sounds}"),
         backbone=backbone,
-        split_seed=0,
-        seed=0,
-        needs_val=True,
+        draw=Draw(0, 0, needs_val=True),
         cache=cache,
     )
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.folder import FolderSource
 from bench.datasets.images import UNREADABLE, open_rgb, unreadable_reason
 from bench.datasets.prepare import PreparedData, prepare_data
@@ -67,9 +68,7 @@ def cache(tmp_path: Path) -> Iterator[ArtifactCache]:
 
 def prepare(root: Path | str, cache: ArtifactCache, **changes: object) -> PreparedData:
     spec = DatasetSpec(name=f"folder:{root}", **{"max_corrupt_fraction": 0.02, **changes})
-    return prepare_data(
-        spec, backbone=seeing(PLAIN), split_seed=0, seed=0, needs_val=True, cache=cache
-    )
+    return prepare_data(spec, backbone=seeing(PLAIN), draw=Draw(0, 0, needs_val=True), cache=cache)
 
 
 def test_class_folders_give_three_drawn_splits_without_the_corrupt(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bench.artifacts import ArtifactCache
 from bench.datasets import arrays, digits, mnist_5k, packaged
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.errors import DatasetError
 from bench.record import Preprocessing, Progress
@@ -30,9 +31,7 @@ def prepare(name: str, root: Path, **changes: object) -> PreparedData:
     return prepare_data(
         DatasetSpec(name=name, **changes),
         backbone=seeing(PLAIN),
-        split_seed=0,
-        seed=0,
-        needs_val=True,
+        draw=Draw(0, 0, needs_val=True),
         cache=ArtifactCache(root),
     )
 
@@ -100,9 +99,7 @@ def test_size_and_interpolation_have_pools_of_their_own(root: Path) -> None:
         data = prepare_data(
             spec,
             backbone=seeing(PLAIN.model_copy(update=change)),
-            split_seed=0,
-            seed=0,
-            needs_val=False,
+            draw=Draw(0, 0, needs_val=False),
             cache=ArtifactCache(root),
         )
         assert data.val is None and "val" not in data.info.splits
@@ -115,9 +112,7 @@ def test_progress_says_that_data_is_read(root: Path) -> None:
     prepare_data(
         DatasetSpec(name="digits"),
         backbone=seeing(PLAIN),
-        split_seed=0,
-        seed=0,
-        needs_val=True,
+        draw=Draw(0, 0, needs_val=True),
         cache=ArtifactCache(root),
         emit=said.append,
     )

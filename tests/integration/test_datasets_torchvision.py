@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import prepare_data
 from bench.datasets.torchvision import TorchvisionSource
 from bench.datasets.torchvision_sets import SETS
@@ -274,9 +275,7 @@ def test_cifar10_gives_its_own_pixels_and_splits(
     data = prepare_data(
         DatasetSpec(name="torchvision/CIFAR10"),
         backbone=seeing(Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)),
-        split_seed=0,
-        seed=0,
-        needs_val=True,
+        draw=Draw(0, 0, needs_val=True),
         cache=ArtifactCache(root.parent / "cache"),
     )
     assert data.val is not None

@@ -11,6 +11,7 @@ import torch
 
 from bench import registry
 from bench.artifacts import ArtifactCache
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.datasets.sequences import SequenceRows
 from bench.errors import DatasetError, StrategyError
@@ -272,9 +273,7 @@ def test_candidates_are_compared_without_the_dropout_of_attention(kind: str) -> 
 
 
 def prepare(backbone: Backbone, cache: ArtifactCache) -> PreparedData:
-    return prepare_data(
-        TOPICS, backbone=backbone, split_seed=0, seed=0, needs_val=True, cache=cache
-    )
+    return prepare_data(TOPICS, backbone=backbone, draw=Draw(0, 0, needs_val=True), cache=cache)
 
 
 def test_truncated_texts_are_counted_by_split(folder: Path, tmp_path: Path) -> None:

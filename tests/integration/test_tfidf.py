@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from bench.artifacts import ArtifactCache
 from bench.backbones.plain import PlainSource
 from bench.backbones.tfidf import MAX_FEATURES
+from bench.datasets.drawing import Draw
 from bench.datasets.prepare import PreparedData, prepare_data
 from bench.errors import BackboneError
 from bench.interfaces import Backbone
@@ -75,9 +76,7 @@ def prepare(path: Path, cache: ArtifactCache, *, seed: int) -> PreparedData:
     return prepare_data(
         DatasetSpec(name=f"table:{path}", shots=3),
         backbone=PlainSource().load(SPEC, image_size=None, seed=0),
-        split_seed=0,
-        seed=seed,
-        needs_val=False,
+        draw=Draw(0, seed, needs_val=False),
         cache=cache,
     )
 
